@@ -11,8 +11,8 @@ The model, y = x W^T + b with W (out, in), rows packed:
   x += GELU_tanh(LN2(x) Wup^T + bup) Wdown^T + bdown. Logits = LN(x) token^T.
   Loss = mean over all rows of -log softmax(logits)[target]. eps = 1e-5 in every norm.
   Planner: u_j = (z_j + PE_j) Win^T + bin, PE sinusoidal with position 0 for the oldest embedding; one
-  post-norm encoder layer, bidirectional: h = LN1(u + attention), y = LN2(h + relu(h Wup^T + bup) Wdown^T + bdown);
-  r = mean_j y_j; s = r Whead^T + bhead. p = softmax(s / T).
+  post-norm encoder layer, bidirectional: h = LN1(u + attention),
+  y = LN2(h + relu(h Wup^T + bup) Wdown^T + bdown); r = mean_j y_j; s = r Whead^T + bhead. p = softmax(s / T).
   Straight-through: p is replaced by its one-hot argmax, in the forward pass only.
 
 Before anything is written, the same model in plain numpy must give the same loss, and central differences of
@@ -283,12 +283,13 @@ def main():
     about = f"""\
 Planner-conditioned language model: the equations stand at the top of make_planner_lm.py.
 {hashed.ABOUT}.
-Parameter number n is its place in the list, from 0; contexts follow as number {CONTEXT_NUMBER}, scale {CONTEXT_SCALE}.
+Parameter number n is its place in the list, from 0; contexts are number {CONTEXT_NUMBER}, scale \
+{CONTEXT_SCALE}.
 logits, loss, planner_logits, probabilities, gradients: float64 from those float values; row-major.
-training: AdamW on every parameter, the same batch each step; losses[k] is the loss before step k + 1. Clipping \
-multiplies all gradients by min(1, clip_norm / (norm + 1e-6)); gradient_norms are before it.
-PyTorch's own float32 gradients differ from these by {relative(grads32, grads):.1e} at most, relative to the largest \
-element of each array."""
+training: AdamW on every parameter, the same batch each step; losses[k] is the loss before step k + 1. \
+Clipping multiplies all gradients by min(1, clip_norm / (norm + 1e-6)); gradient_norms are before it.
+PyTorch's own float32 gradients differ from these by {relative(grads32, grads):.1e} at most, relative to the \
+largest element of each array."""
     out = dict(
         about=about.split("\n"), made_by=made_by, sizes=SIZES,
         parameters=[dict(name=n, shape=list(s), scale=c, offset=o) for n, s, c, o in PARAMETERS],
@@ -304,8 +305,8 @@ element of each array."""
     _, hard32 = gradients(torch.float32, True)
     kept = {name: g for name, g in hard_grads.items() if name.startswith(("adapters.", "planner."))}
     about = """\
-The model, parameters and inputs of planner_lm.json with straight-through mixing: the forward pass mixes with the \
-one-hot argmax of softmax(s / T); the pullback hands its gradient to softmax(s / T) unchanged.
+The model, parameters and inputs of planner_lm.json with straight-through mixing: the forward pass mixes with \
+the one-hot argmax of softmax(s / T); the pullback hands its gradient to softmax(s / T) unchanged.
 Gradients of the adapters and the planner."""
     out = dict(about=about.split("\n"), made_by=made_by, planner_logits=hard["s"],
                labels=hard["weights"].argmax(-1), loss=float(hard["loss"]), gradients=kept)
