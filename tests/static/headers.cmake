@@ -1,0 +1,49 @@
+# Every header of one folder compiles alone and included twice, whatever macros a system header left behind.
+# In nvcc the headers of the folder share one translation unit, and those of backend/cpu and those that reach Eigen or an
+# optional library are left out: they are for the host compiler.
+#   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=...] -P headers.cmake
+include(${CMAKE_CURRENT_LIST_DIR}/compile.cmake)
+
+stop_unless_able()
+
+if(FOLDER STREQUAL ".")
+  file(GLOB headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/*.hpp)
+else()
+  file(GLOB_RECURSE headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/${FOLDER}/*.hpp)
+endif()
+
+# Names that system headers define as macros: <complex.h>, <termios.h> and Windows' <rpcndr.h>.
+set(traps "#define I planlm_uses_the_name_I\n#define B0 planlm_uses_the_name_B0\n#define small planlm_uses_the_name_small\n")
+set(checked 0)
+set(together "${traps}")
+foreach(header IN LISTS headers)
+  reaches_outside(${header} outside)
+  set(twice "#include <planlm/${header}>\n#include <planlm/${header}>\n")
+  if(NVCC)
+    if(NOT outside AND NOT header MATCHES "^backend/cpu")
+      string(APPEND together "${twice}")
+      math(EXPR checked "${checked} + 1")
+    endif()
+    continue()
+  endif()
+  if(NOT outside)
+    string(PREPEND twice "${traps}")  # Eigen itself uses such names
+  endif()
+  file(WRITE ${WORK}/header.cpp "${twice}")
+  compile(${WORK}/header.cpp status text)
+  math(EXPR checked "${checked} + 1")
+  if(NOT status EQUAL 0)
+    message("${text}")
+    message(SEND_ERROR "planlm/${header} does not compile alone")
+  endif()
+endforeach()
+
+if(NVCC)
+  file(WRITE ${WORK}/headers.cu "${together}")
+  compile(${WORK}/headers.cu status text -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror)
+  if(NOT status EQUAL 0)
+    message("${text}")
+    message(SEND_ERROR "the headers of planlm/${FOLDER} do not compile in nvcc")
+  endif()
+endif()
+message("${checked} headers")
