@@ -1,0 +1,179 @@
+/// The CPU backend: threads, loops and dense products.
+#pragma once
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <utility>
+#include <vector>
+#include <planlm/backend/concept.hpp>
+#include <planlm/backend/cpu/pool.hpp>
+#include <planlm/backend/cpu/tiled_products.hpp>
+#include <planlm/backend/team.hpp>
+#include <planlm/core/arena.hpp>
+
+namespace planlm::inline PLANLM_CPU_ABI {
+
+/// `Real` is float or double; `Products` multiplies dense matrices (tiled_products or eigen_products).
+///
+/// Results never depend on the number of threads: work is cut so that each output value is computed by one task in a fixed order.
+template <class Real, class Products = tiled_products>
+struct cpu {
+  using real = Real;
+  using accum = Real;
+  using space = host_memory;
+  using products = Products;
+
+  /// Threads and their scratch memory. `queue(threads)`; the default is one thread per processor.
+  class queue {
+   public:
+    queue() : queue(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {}
+    explicit queue(int threads) : pool_(std::make_unique<cpu_detail::thread_pool>(std::max(1, threads))) {
+      for (int i = 0; i < this->threads(); ++i) scratch_.push_back(std::make_unique<scratch_memory>());
+    }
+    int threads() const { return pool_->size(); }
+    cpu_detail::thread_pool& pool() { return *pool_; }
+    /// At least `bytes` private bytes of thread `member`; grows, never shrinks.
+    void* scratch(int member, std::size_t bytes) { return scratch_[static_cast<std::size_t>(member)]->at_least(bytes); }
+
+   private:
+    class scratch_memory {
+     public:
+      scratch_memory() = default;
+      scratch_memory(const scratch_memory&) = delete;
+      scratch_memory& operator=(const scratch_memory&) = delete;
+      ~scratch_memory() {
+        if (data_) host_allocator::deallocate(data_, bytes_);
+      }
+      void* at_least(std::size_t bytes) {
+        if (bytes > bytes_) {
+          if (data_) host_allocator::deallocate(data_, bytes_);
+          data_ = nullptr;
+          data_ = host_allocator::allocate(bytes);
+          bytes_ = bytes;
+        }
+        return data_;
+      }
+
+     private:
+      void* data_ = nullptr;
+      std::size_t bytes_ = 0;
+    };
+    std::unique_ptr<cpu_detail::thread_pool> pool_;
+    std::vector<std::unique_ptr<scratch_memory>> scratch_;
+  };
+
+  static void* allocate(std::size_t bytes) { return host_allocator::allocate(bytes); }
+  static void deallocate(void* p, std::size_t bytes) { host_allocator::deallocate(p, bytes); }
+  static void zero(queue&, void* p, std::size_t bytes) { std::memset(p, 0, bytes); }
+  static void copy(queue&, void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
+  static void upload(queue&, void* to, const void* from, std::size_t bytes) {
+    if (bytes) std::memcpy(to, from, bytes);
+  }
+  static void download(queue&, void* to, const void* from, std::size_t bytes) {
+    if (bytes) std::memcpy(to, from, bytes);
+  }
+  static void synchronize(queue&) {}
+
+  /// f(i) for i in [0, n).
+  template <class F>
+  static void for_each(queue& q, index_t n, const F& f) {
+    constexpr index_t block = 16384;
+    q.pool().run((n + block - 1) / block, [&](index_t b, int) {
+      const F g = f;  // a private copy: the compiler can then see that stores do not change it
+      const index_t end = std::min(n, (b + 1) * block);
+      for (index_t i = b * block; i < end; ++i) g(i);
+    });
+  }
+  /// f(team, r) for r in [0, rows).
+  template <class F>
+  static void for_rows(queue& q, index_t rows, const F& f) {
+    const index_t groups = std::min<index_t>(rows, 4 * q.threads());
+    q.pool().run(groups, [&](index_t group, int) {
+      const F g = f;
+      for (index_t r = rows * group / groups; r < rows * (group + 1) / groups; ++r) g(serial_team{}, r);
+    });
+  }
+  /// y[c] += sum over r of f(r, c).
+  template <class F>
+  static void add_column_sums(queue& q, index_t rows, index_t cols, const F& f, view<Real, 1> y) {
+    constexpr index_t width = 64, depth = 64;  // partial sums over 64 rows keep float's rounding error small
+    q.pool().run((cols + width - 1) / width, [&](index_t b, int) {
+      const F g = f;
+      const index_t begin = b * width, n = std::min(width, cols - begin);
+      Real total[width] = {};
+      for (index_t r0 = 0; r0 < rows; r0 += depth) {
+        Real part[width] = {};
+        const index_t r1 = std::min(rows, r0 + depth);
+        if (n == width) {
+          for (index_t r = r0; r < r1; ++r)
+            for (index_t c = 0; c < width; ++c) part[c] += g(r, begin + c);
+        } else {
+          for (index_t r = r0; r < r1; ++r)
+            for (index_t c = 0; c < n; ++c) part[c] += g(r, begin + c);
+        }
+        for (index_t c = 0; c < width; ++c) total[c] += part[c];
+      }
+      for (index_t c = 0; c < n; ++c) y[begin + c] += total[c];
+    });
+  }
+
+  /// C = alpha A B, or C += alpha A B.
+  static void gemm(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, into mode) {
+    multiply(q, alpha, a, b, c, nullptr, mode);
+  }
+  /// C = alpha A B + bias, the bias repeated over rows: saves a pass over C.
+  static void gemm_bias(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, view<const Real, 1> bias, operand<Real> c) {
+    multiply(q, alpha, a, b, c, bias.data, into::replace);
+  }
+  /// The same product `count` times, the operands `step` elements further each time.
+  static void gemm_batched(queue& q, Real alpha, operand<const Real> a, index_t a_step, operand<const Real> b, index_t b_step,
+                           operand<Real> c, index_t c_step, index_t count, into mode) {
+    q.pool().run(count, [&](index_t i, int member) {
+      auto at = [i](auto m, index_t step) {
+        m.data += i * step;
+        return m;
+      };
+      Products::template multiply<Real>(alpha, at(a, a_step), at(b, b_step), at(c, c_step), nullptr, mode,
+                                        q.scratch(member, Products::template scratch_bytes<Real>()));
+    });
+  }
+
+ private:
+  template <class T>
+  static operand<T> block(operand<T> m, index_t row, index_t rows, index_t col, index_t cols) {
+    return {m.data + row * m.row_stride + col * m.col_stride, rows, cols, m.row_stride, m.col_stride};
+  }
+  template <class T>
+  static operand<T> turned(operand<T> m) {
+    return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
+  }
+  static void multiply(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode) {
+    if (c.col_stride != 1 && c.row_stride == 1 && !bias) return multiply(q, alpha, turned(b), turned(a), turned(c), nullptr, mode);
+    const index_t threads = q.threads();
+    // Long rows are cut by columns (each column of B is packed once), short ones by rows.
+    const bool by_columns = c.cols >= 384 * threads || c.rows < 64 * threads;
+    const index_t extent = by_columns ? c.cols : c.rows;
+    index_t step = (extent + threads - 1) / threads;
+    if (by_columns) step = std::min<index_t>(step, 480);
+    else step = (step + 1) / 2;
+    step = (step + 47) / 48 * 48;
+    if (threads == 1 || c.rows * c.cols * a.cols < 32 * 1024) step = std::max<index_t>(extent, 1);
+    q.pool().run((extent + step - 1) / step, [&](index_t t, int member) {
+      const index_t begin = t * step, n = std::min(step, extent - begin);
+      void* scratch = q.scratch(member, Products::template scratch_bytes<Real>());
+      if (by_columns)
+        Products::template multiply<Real>(alpha, a, block(b, 0, b.rows, begin, n), block(c, 0, c.rows, begin, n),
+                                          bias ? bias + begin : nullptr, mode, scratch);
+      else
+        Products::template multiply<Real>(alpha, block(a, begin, n, 0, a.cols), b, block(c, begin, n, 0, c.cols), bias, mode,
+                                          scratch);
+    });
+  }
+};
+
+static_assert(Backend<cpu<float>> && Backend<cpu<double>>);
+
+}  // namespace planlm::inline PLANLM_CPU_ABI

@@ -1,0 +1,51 @@
+/// A team of one: how a CPU thread runs a row kernel.
+#pragma once
+#include <planlm/backend/concept.hpp>
+
+namespace planlm {
+
+/// Sums are kept in sixteen lanes and folded pairwise: the compiler may use vectors, and the order never depends on the machine.
+struct serial_team {
+  static constexpr index_t lanes = 16;
+
+  template <class F>
+  PLANLM_HD void for_each(index_t n, F f) const {
+    for (index_t i = 0; i < n; ++i) f(i);
+  }
+  template <class T, class F>
+  PLANLM_HD T sum(index_t n, F f) const {
+    T lane[lanes] = {};
+    const index_t full = n - n % lanes;
+    for (index_t i = 0; i < full; i += lanes)
+      for (index_t l = 0; l < lanes; ++l) lane[l] += f(i + l);
+    for (index_t i = full; i < n; ++i) lane[i - full] += f(i);
+    for (index_t width = lanes / 2; width > 0; width /= 2)
+      for (index_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+    return lane[0];
+  }
+  /// n >= 1.
+  template <class T, class F>
+  PLANLM_HD T max(index_t n, F f) const {
+    T lane[lanes];
+    const T first = f(0);
+    for (index_t l = 0; l < lanes; ++l) lane[l] = first;
+    const index_t full = n - n % lanes;
+    for (index_t i = 0; i < full; i += lanes)
+      for (index_t l = 0; l < lanes; ++l) {
+        const T v = f(i + l);
+        lane[l] = v > lane[l] ? v : lane[l];
+      }
+    for (index_t i = full; i < n; ++i) {
+      const T v = f(i);
+      lane[0] = v > lane[0] ? v : lane[0];
+    }
+    T best = lane[0];
+    for (index_t l = 1; l < lanes; ++l) best = lane[l] > best ? lane[l] : best;
+    return best;
+  }
+  PLANLM_HD bool leader() const { return true; }
+  PLANLM_HD void sync() const {}
+};
+static_assert(Team<serial_team>);
+
+}  // namespace planlm
