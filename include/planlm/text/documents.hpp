@@ -1,9 +1,9 @@
 /// Documents of sentences, as text and as token ids, and their split into train, valid and test.
 ///
-/// Tokens of a document: BOS, then the ids of its sentences one after the other. Every sentence is tokenised on its
-/// own, so that a sentence has the same ids wherever it stands; a tokeniser that marks word starts (SentencePiece
-/// does) keeps the space between sentences, which the papers lose (2410.12492, spec section 2). No end mark: the last
-/// token of a document has no target. This header needs no library, so a tokeniser of your own can feed the rest.
+/// Tokens of a document: BOS, then the ids of its sentences one after the other. Every sentence is tokenised
+/// on its own, so that it has the same ids wherever it stands; a tokeniser that marks word starts, as
+/// SentencePiece does, keeps the space between sentences (the code of 2410.12492 loses it). There is no end
+/// mark: the last token has no target. This header needs no library: a tokeniser of your own can feed the rest.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -65,7 +65,8 @@ inline index_t count_tokens(std::span<const tokenised_document> documents) {
   return n;
 }
 
-/// The sentences of some documents, in their order: what a vocabulary or an encoder may be fitted on (train only).
+/// The sentences of some documents, in their order: what a vocabulary or an encoder may be fitted on (train
+/// only).
 inline std::vector<std::string> sentences_of(const corpus& text, std::span<const int> documents) {
   std::vector<std::string> all;
   for (const int d : documents) {
@@ -102,11 +103,12 @@ tokenised_corpus tokenise(corpus text, const T& tokeniser) {
   return out;
 }
 
-/// Cuts every document of much more than `sentences` sentences into parts of about that many, none far shorter, so
-/// that one running text becomes documents that can be split. Shorter documents stay as they are.
+/// Cuts every document of much more than `sentences` sentences into parts of about that many, none far
+/// shorter, so that one running text becomes documents that can be split. Shorter documents stay as they are.
 inline corpus cut_long_documents(corpus text, int sentences = 20) {
   if (sentences < 1)
-    throw input_error("documents of " + std::to_string(sentences) + " sentences: give a length of at least 1");
+    throw input_error("documents of " + std::to_string(sentences) +
+                      " sentences: give a length of at least 1");
   corpus out{{}, std::move(text.description)};
   const auto length = static_cast<std::size_t>(sentences);
   for (auto& source : text.documents) {
@@ -117,7 +119,8 @@ inline corpus cut_long_documents(corpus text, int sentences = 20) {
       continue;
     }
     for (std::size_t k = 0; k < parts; ++k) {
-      document part{source.name + " (part " + std::to_string(k + 1) + " of " + std::to_string(parts) + ")", {}};
+      document part{source.name + " (part " + std::to_string(k + 1) + " of " + std::to_string(parts) + ")",
+                    {}};
       for (std::size_t i = n * k / parts; i < n * (k + 1) / parts; ++i)
         part.sentences.push_back(std::move(source.sentences[i]));
       out.documents.push_back(std::move(part));
@@ -152,16 +155,20 @@ struct document_split {
   std::vector<int> train, valid, test;
 };
 
-/// Whole documents go to one part, since sentences of one document know each other. The draw depends on the seed and
-/// the number of documents alone. `stream` 0x73706c69 keeps it apart from other uses of the same seed.
+/// A document goes to one part as a whole, since its sentences know each other. The draw depends on the seed
+/// and the number of documents alone; the number of its stream keeps it apart from other uses of the seed.
 inline document_split split_documents(int documents, std::uint64_t seed, split_fractions part = {}) {
-  if (!(part.train > 0 && part.valid > 0 && part.test > 0 && std::abs(part.train + part.valid + part.test - 1) < 1e-6))
+  if (!(part.train > 0 && part.valid > 0 && part.test > 0 &&
+        std::abs(part.train + part.valid + part.test - 1) < 1e-6))
     throw input_error("split " + std::to_string(part.train) + "/" + std::to_string(part.valid) + "/" +
                       std::to_string(part.test) + ": give three positive fractions that add up to 1");
   if (documents < 3)
-    throw input_error("the corpus has " + std::to_string(documents) + (documents == 1 ? " document" : " documents") +
-                      ", the split into train, valid and test needs at least 3: add text, or cut long documents");
-  const auto share = [&](double fraction) { return std::max(1, static_cast<int>(std::lround(fraction * documents))); };
+    throw input_error(
+        "the corpus has " + std::to_string(documents) + (documents == 1 ? " document" : " documents") +
+        ", the split into train, valid and test needs at least 3: add text, or cut long documents");
+  const auto share = [&](double fraction) {
+    return std::max(1, static_cast<int>(std::lround(fraction * documents)));
+  };
   const int test = std::min(share(part.test), documents - 2);
   const int valid = std::min(share(part.valid), documents - 1 - test);
   const std::vector<int> order = shuffled_order(documents, {seed, 0, 0x73706c69u});

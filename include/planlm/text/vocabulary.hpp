@@ -1,10 +1,10 @@
 /// Subword vocabulary: byte-pair encoding by SentencePiece, trained in memory and kept as bytes.
 ///
-/// Nothing is unknown (rare characters fall back to bytes) and nothing is normalised, so that decode(encode(s)) == s
-/// for every tidied sentence; U+2581, SentencePiece's mark for a space, alone comes back as a space. Byte-pair
-/// encoding, because its counts are integers: the same sentences give the same ids on every machine and for every
-/// number of threads, and a small text still fills its vocabulary.
-/// Ids: 0 unknown (never given), 1 BOS, 2 .. 257 bytes, then pieces, the most useful first, then characters.
+/// Nothing is unknown (rare characters are spelt in bytes) and nothing is normalised: decode(encode(s)) == s
+/// for every tidied sentence, but for U+2581, SentencePiece's mark for a space, which comes back as a space.
+/// Byte-pair encoding, because its counts are integers: the same sentences give the same ids whatever the
+/// machine's rounding, and a small text still fills its vocabulary.
+///   ids: 0 unknown (never given), 1 BOS, 2 .. 257 bytes, then pieces in the order learnt, then characters
 #pragma once
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
@@ -26,8 +26,8 @@ class vocabulary {
   /// The bytes, the marks and a first few characters: below this, no text can be told apart.
   static constexpr int smallest_size = 320;
 
-  /// Learns at most `size` pieces; a text that holds fewer gives fewer, see `size()` and `requested_size()`. Of more
-  /// than `most_sentences` sentences a random part of about that many is used, drawn by `seed`.
+  /// Learns at most `size` pieces; a text that holds fewer gives fewer, see `size()` and `requested_size()`.
+  /// Of more than `most_sentences` sentences a random part of about that many is used, drawn by `seed`.
   static vocabulary train(std::span<const std::string> sentences, int size, std::uint64_t seed = 0,
                           int most_sentences = 30'000) {
     if (size < smallest_size)
@@ -38,8 +38,10 @@ class vocabulary {
                         " sentences: give at least 1");
     sample training(sentences, seed, most_sentences);
     if (training.done())
-      throw input_error("no sentences to train a vocabulary on: give text with at least one non-blank sentence");
-    // The alphabet that gets pieces of its own shrinks until it leaves room for words; the rest is spelt in bytes.
+      throw input_error(
+          "no sentences to train a vocabulary on: give text with at least one non-blank sentence");
+    // The alphabet that gets pieces of its own shrinks until it leaves room for words; the rest is spelt in
+    // bytes.
     std::string model;
     sentencepiece::util::Status status;
     for (const char* alphabet_share : {"0.9995", "0.999", "0.995", "0.98", "0.95", "0.9", "0.8", "0.5"}) {
@@ -74,10 +76,12 @@ class vocabulary {
     auto pieces = std::make_shared<sentencepiece::SentencePieceProcessor>();
     const auto status = pieces->LoadFromSerializedProto(bytes);
     if (!status.ok() || pieces->GetPieceSize() < 1)
-      throw input_error("vocabulary: " + std::to_string(bytes.size()) +
-                        " bytes that are no SentencePiece model, or a truncated one: give the bytes that were saved");
+      throw input_error(
+          "vocabulary: " + std::to_string(bytes.size()) +
+          " bytes that are no SentencePiece model, or a truncated one: give the bytes that were saved");
     if (pieces->bos_id() < 0)
-      throw input_error("vocabulary: this SentencePiece model has no BOS piece; give one trained with bos_id set");
+      throw input_error(
+          "vocabulary: this SentencePiece model has no BOS piece; give one trained with bos_id set");
     return {std::move(pieces), std::move(bytes)};
   }
 
@@ -93,7 +97,8 @@ class vocabulary {
     for (const int id : ids)
       if (id < 0 || id >= size())
         throw_shape_error("vocabulary: decode of id " + std::to_string(id) + ", expected 0 to " +
-                              std::to_string(size() - 1), at);
+                              std::to_string(size() - 1),
+                          at);
     std::string sentence;
     check(pieces_->Decode(std::vector<int>(ids.begin(), ids.end()), &sentence), "decode");
     return sentence;
@@ -116,7 +121,8 @@ class vocabulary {
       const philox draws{seed, 0, 0x766f6361u};
       const auto n = static_cast<std::uint32_t>(sentences.size());
       for (std::uint32_t i = 0; i < n; ++i)
-        if (!sentences[i].empty() && draws.below(n, i, 0) < static_cast<std::uint32_t>(most)) chosen_.push_back(i);
+        if (!sentences[i].empty() && draws.below(n, i, 0) < static_cast<std::uint32_t>(most))
+          chosen_.push_back(i);
     }
     void rewind() { next_ = 0; }
     bool done() const override { return next_ == chosen_.size(); }
@@ -134,7 +140,8 @@ class vocabulary {
       : pieces_(std::move(pieces)), model_(std::move(model)), requested_size_(pieces_->GetPieceSize()) {}
 
   static void check(const sentencepiece::util::Status& status, const char* what) {
-    if (!status.ok()) throw error(std::string("vocabulary: SentencePiece cannot ") + what + ": " + status.message());
+    if (!status.ok())
+      throw error(std::string("vocabulary: SentencePiece cannot ") + what + ": " + status.message());
   }
 
   std::shared_ptr<const sentencepiece::SentencePieceProcessor> pieces_;  // shared by copies: it is immutable

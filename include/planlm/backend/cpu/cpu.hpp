@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 #include <planlm/backend/concept.hpp>
+#include <planlm/backend/cpu/attention.hpp>
 #include <planlm/backend/cpu/pool.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
 #include <planlm/backend/team.hpp>
@@ -141,7 +142,49 @@ struct cpu {
     });
   }
 
+  /// Fused attention: see backend/cpu/attention.hpp. One task per sequence and key-value head.
+  /// `Shape` is attention_shape, `Sequences` is sequences<cpu>: both live a floor above.
+  template <class Shape, class Sequences>
+  static void attention(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, view<Real, 2> y,
+                        view<Real, 2> lse) {
+    for_heads(q, shape, qkv, seq, 1, [&](const auto& head, index_t begin, index_t h, Real* tiles, void* scratch) {
+      cpu_detail::attention_forward<Products>(head, y.row(begin) + h * shape.width, y.cols(), lse.row(begin) + h, lse.cols(), tiles,
+                                              scratch);
+    });
+  }
+  template <class Shape, class Sequences>
+  static void attention_pullback(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, view<const Real, 2> y,
+                                 view<const Real, 2> lse, view<const Real, 2> dy, view<Real, 2> dqkv) {
+    zero(q, dqkv.data, static_cast<std::size_t>(dqkv.size()) * sizeof(Real));
+    for_heads(q, shape, qkv, seq, 2, [&](const auto& head, index_t begin, index_t h, Real* tiles, void* scratch) {
+      const index_t d = shape.width, group = h / (shape.heads / shape.kv_heads);
+      Real* dq = dqkv.row(begin) + h * d;
+      Real* dk = dqkv.row(begin) + shape.query_width() + group * d;
+      cpu_detail::attention_backward<Products>(head, y.row(begin) + h * d, dy.row(begin) + h * d, y.cols(), lse.row(begin) + h,
+                                               lse.cols(), dq, dk, dk + shape.kv_width(), tiles,
+                                               tiles + cpu_detail::query_tile * head.rows, scratch);
+    });
+  }
+
  private:
+  // f(head, first row, head number, tiles, product scratch); the query heads of one key-value head stay on one thread.
+  template <class Shape, class Sequences, class F>
+  static void for_heads(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, index_t tiles, const F& f) {
+    const index_t per_group = shape.heads / shape.kv_heads, d = shape.width;
+    q.pool().run(seq.count() * shape.kv_heads, [&](index_t task, int member) {
+      const index_t s = task / shape.kv_heads, group = task % shape.kv_heads;
+      const index_t begin = seq.host_offsets[s], rows = seq.host_offsets[s + 1] - begin;
+      constexpr std::size_t product_bytes = Products::template scratch_bytes<Real>();
+      const index_t values = cpu_detail::attention_scratch(rows, tiles);
+      auto* bytes = static_cast<std::byte*>(q.scratch(member, product_bytes + static_cast<std::size_t>(values) * sizeof(Real)));
+      for (index_t h = group * per_group; h < (group + 1) * per_group; ++h) {
+        const Real* k = qkv.row(begin) + shape.query_width() + group * d;
+        const cpu_detail::attention_head<Real> head{qkv.row(begin) + h * d, k, k + shape.kv_width(), rows, d, qkv.cols(), shape.causal,
+                                                    Real(1 / std::sqrt(static_cast<double>(d)))};
+        f(head, begin, h, reinterpret_cast<Real*>(bytes + product_bytes), bytes);
+      }
+    });
+  }
   template <class T>
   static operand<T> block(operand<T> m, index_t row, index_t rows, index_t col, index_t cols) {
     return {m.data + row * m.row_stride + col * m.col_stride, rows, cols, m.row_stride, m.col_stride};
