@@ -1,5 +1,7 @@
 # How planlm's own examples, benchmarks and tests are compiled; nothing here reaches users of planlm::planlm.
 
+include(${CMAKE_CURRENT_LIST_DIR}/includes.cmake)
+
 add_library(planlm_own_flags INTERFACE)
 target_compile_options(planlm_own_flags INTERFACE
   -Wall -Wextra
@@ -14,15 +16,15 @@ endif()
 
 find_package(CLI11 QUIET)
 
-# planlm_missing_for(OUT FILE...): the optional libraries that these sources include and that are not here.
+# planlm_missing_for(OUT FILE...): the optional libraries that these sources include, at any depth, and that are not here.
 function(planlm_missing_for out)
   set(missing "")
   foreach(file IN LISTS ARGN)
-    file(STRINGS ${file} includes REGEX "^[ \t]*#[ \t]*include")
-    if(includes MATCHES "<(planlm/(text|io)/|nlohmann/|unicode/|sentencepiece)" AND NOT TARGET planlm::text)
+    planlm_reaches(${file} libraries)
+    if(libraries MATCHES "text" AND NOT TARGET planlm::text)
       list(APPEND missing "${planlm_text_missing}")
     endif()
-    if(includes MATCHES "<CLI/" AND NOT TARGET CLI11::CLI11)
+    if(libraries MATCHES "CLI11" AND NOT TARGET CLI11::CLI11)
       list(APPEND missing "missing CLI11, for the command line (Debian: libcli11-dev)")
     endif()
   endforeach()

@@ -1,4 +1,4 @@
-# Shared by headers.cmake and misuse.cmake: one call of a compiler, and what a file reaches through includes.
+# Shared by headers.cmake and misuse.cmake: one call of a compiler.
 # Variables of the caller: COMPILER (a path), NVCC (ON when COMPILER is nvcc; HOST is then its host compiler),
 # INCLUDES (a file with one include folder per line), WORK (a folder of our own).
 
@@ -29,28 +29,6 @@ function(compile source status output)
                   RESULT_VARIABLE result OUTPUT_VARIABLE text ERROR_VARIABLE text)
   set(${status} "${result}" PARENT_SCOPE)
   set(${output} "${text}" PARENT_SCOPE)
-endfunction()
-
-# reaches_outside(HEADER OUT): whether planlm/HEADER includes, at any depth, Eigen or an optional library.
-function(reaches_outside header out)
-  get_property(known GLOBAL PROPERTY "reaches ${header}")
-  if(known STREQUAL "")
-    set(known NO)
-    set_property(GLOBAL PROPERTY "reaches ${header}" NO)  # a circle of includes ends here
-    file(STRINGS ${PLANLM_INCLUDE}/planlm/${header} lines REGEX "^[ \t]*#[ \t]*include")
-    foreach(line IN LISTS lines)
-      if(line MATCHES "<(unsupported/)?Eigen/|<unicode/|<sentencepiece|<nlohmann/")
-        set(known YES)
-      elseif(line MATCHES "<planlm/([^>]+)>")
-        reaches_outside(${CMAKE_MATCH_1} deeper)
-        if(deeper)
-          set(known YES)
-        endif()
-      endif()
-    endforeach()
-    set_property(GLOBAL PROPERTY "reaches ${header}" ${known})
-  endif()
-  set(${out} ${known} PARENT_SCOPE)
 endfunction()
 
 # stop_unless_able(): ends the test as skipped when an nvcc does not accept the host compiler of this machine.

@@ -3,6 +3,7 @@
 # optional library are left out: they are for the host compiler.
 #   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=...] -P headers.cmake
 include(${CMAKE_CURRENT_LIST_DIR}/compile.cmake)
+include(${CMAKE_CURRENT_LIST_DIR}/../../cmake/includes.cmake)
 
 stop_unless_able()
 
@@ -17,7 +18,7 @@ set(traps "#define I planlm_uses_the_name_I\n#define B0 planlm_uses_the_name_B0\
 set(checked 0)
 set(together "${traps}")
 foreach(header IN LISTS headers)
-  reaches_outside(${header} outside)
+  planlm_reaches(${PLANLM_INCLUDE}/planlm/${header} outside)
   set(twice "#include <planlm/${header}>\n#include <planlm/${header}>\n")
   if(NVCC)
     if(NOT outside AND NOT header MATCHES "^backend/cpu")

@@ -1,0 +1,38 @@
+# What a source reaches through its includes, read from the text: enough to know which libraries it needs.
+
+set(planlm_include_root ${CMAKE_CURRENT_LIST_DIR}/../include)
+
+# planlm_reaches(FILE OUT): those of `Eigen`, `text` (the libraries of planlm::text) and `CLI11` that FILE includes, at any
+# depth. FILE is absolute, or relative to the current source folder.
+function(planlm_reaches file out)
+  get_filename_component(file ${file} ABSOLUTE)
+  get_property(known GLOBAL PROPERTY "planlm_reaches ${file}" SET)
+  if(NOT known)
+    set_property(GLOBAL PROPERTY "planlm_reaches ${file}" "")  # a circle of includes ends here
+    get_filename_component(folder ${file} DIRECTORY)
+    file(STRINGS ${file} lines REGEX "^[ \t]*#[ \t]*include")
+    set(found "")
+    foreach(line IN LISTS lines)
+      set(next "")
+      if(line MATCHES "<(unsupported/)?Eigen/")
+        list(APPEND found Eigen)
+      elseif(line MATCHES "<(unicode/|sentencepiece|nlohmann/)")
+        list(APPEND found text)
+      elseif(line MATCHES "<CLI/")
+        list(APPEND found CLI11)
+      elseif(line MATCHES "<(planlm/[^>]+)>")
+        set(next ${planlm_include_root}/${CMAKE_MATCH_1})
+      elseif(line MATCHES "\"([^\"]+)\"")
+        set(next ${folder}/${CMAKE_MATCH_1})
+      endif()
+      if(next AND EXISTS "${next}")
+        planlm_reaches("${next}" deeper)
+        list(APPEND found ${deeper})
+      endif()
+    endforeach()
+    list(REMOVE_DUPLICATES found)
+    set_property(GLOBAL PROPERTY "planlm_reaches ${file}" "${found}")
+  endif()
+  get_property(found GLOBAL PROPERTY "planlm_reaches ${file}")
+  set(${out} "${found}" PARENT_SCOPE)
+endfunction()
