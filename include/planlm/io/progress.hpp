@@ -210,8 +210,9 @@ class progress_bar {
     }
     const std::size_t taken = detail::display_width(before) + detail::display_width(after) + 2;
     if (columns < taken + 5) return before.substr(0, before.size() - 1) + after;
-    return before + detail::drawn_bar(fraction, std::min<std::size_t>(columns - taken, 30), output_.utf8) +
-           after;
+    // In strides of five columns, so that one more digit in a number seldom changes the length of the bar.
+    const std::size_t width = std::min<std::size_t>((columns - taken) / 5 * 5, 30);
+    return before + detail::drawn_bar(fraction, width, output_.utf8) + after;
   }
 
   std::string label_;

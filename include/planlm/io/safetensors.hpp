@@ -92,8 +92,10 @@ inline std::optional<index_t> shape_product(const std::vector<index_t>& shape) {
 
 inline std::string shape_text(const std::vector<index_t>& shape) {
   std::string text = "[";
-  const std::size_t shown = std::min<std::size_t>(shape.size(), 8);  // a damaged file may claim a million axes
-  for (std::size_t axis = 0; axis < shown; ++axis) text += (axis > 0 ? ", " : "") + std::to_string(shape[axis]);
+  const std::size_t shown =
+      std::min<std::size_t>(shape.size(), 8);  // a damaged file may claim a million axes
+  for (std::size_t axis = 0; axis < shown; ++axis)
+    text += (axis > 0 ? ", " : "") + std::to_string(shape[axis]);
   return text + (shown < shape.size() ? ", ...]" : "]");
 }
 
@@ -217,7 +219,8 @@ class tensor_file {
     throw input_error(path_.string() + ": " + what + "; " + remedy);
   }
   [[noreturn]] void refuse_size(std::uint64_t expected, std::uint64_t found) const {
-    refuse("is cut short: expected at least " + std::to_string(expected) + " bytes, found " + std::to_string(found),
+    refuse("is cut short: expected at least " + std::to_string(expected) + " bytes, found " +
+               std::to_string(found),
            "copy or save it again");
   }
 

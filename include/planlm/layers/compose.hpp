@@ -28,6 +28,7 @@ struct sequential {
     visit(f, std::index_sequence_for<Ls...>{}, p...);
   }
   template <class... Extra>
+    requires (CallableWith<Ls, Extra...> && ...)
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     return run<0>(cx, p, x, extra...);
   }
@@ -48,7 +49,7 @@ struct sequential {
     if constexpr (I + 1 == sizeof...(Ls)) {
       return vjp{y, [pullback = pullback](const_tensor<backend> dy, const params& g) { return pullback(dy, std::get<I>(g)); }};
     } else {
-      auto [z, rest] = run<I + 1>(cx, p, y, extra...);
+      auto [z, rest] = run<I + 1>(cx, p, const_tensor<backend>(y), extra...);
       return vjp{z, [pullback = pullback, rest = rest](const_tensor<backend> dz, const params& g) {
                    return pullback(rest(dz, g), std::get<I>(g));
                  }};
@@ -69,6 +70,7 @@ struct residual {
     branch.each_param(f, p...);
   }
   template <class... Extra>
+    requires CallableWith<L, Extra...>
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     auto [y, pullback] = call_layer(branch, cx, p, x, extra...);
     return vjp{ops::sum(cx, x, const_tensor<backend>(y)), [&cx, pullback = pullback](const_tensor<backend> dy, const params& g) {
@@ -93,9 +95,12 @@ auto chain(context<B>& cx, index_t depth, const_tensor<B> x, const Step& step) {
     x = y;
   }
   return vjp{x, [&cx, pullbacks, depth](const_tensor<B> dy, const auto& back) {
+               const auto gradient = cx.make(dy.rows(), dy.cols());
                for (index_t i = depth - 1; i >= 0; --i) {
                  auto temporaries = cx.scope();
-                 dy = temporaries.keep(const_tensor<B>(back(i, pullbacks[i], dy)));
+                 const const_tensor<B> dx = back(i, pullbacks[i], dy);
+                 B::copy(cx.queue(), gradient.data, dx.data, static_cast<std::size_t>(dx.size()) * sizeof(typename B::real));
+                 dy = gradient;
                }
                return dy;
              }};
@@ -119,6 +124,7 @@ struct stack {
     }
   }
   template <class... Extra>
+    requires CallableWith<L, Extra...>
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     auto [y, pullback] = chain(cx, depth, x, [&](index_t i, const_tensor<backend> h) {
       return call_layer(block, cx, p[static_cast<std::size_t>(i)], h, extra...);
@@ -147,6 +153,7 @@ struct recompute {
   }
   /// `p` and `extra` must outlive the pullback.
   template <class... Extra>
+    requires CallableWith<L, Extra...>
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     auto forward = cx.scope();
     const const_tensor<backend> y = forward.keep(const_tensor<backend>(call_layer(inner, cx, p, x, extra...).value));

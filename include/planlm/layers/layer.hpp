@@ -13,6 +13,7 @@
 #include <utility>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/vjp.hpp>
+#include <planlm/ops/sequences.hpp>
 
 namespace planlm {
 
@@ -75,22 +76,36 @@ template <class L>
 concept Parametrised = std::copyable<L> && HasBackend<L> && HasParameters<L>;
 
 template <class L>
-concept HasForward = requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p,
-                              const_tensor<typename L::backend> x) { layer(cx, p, x).value; } ||
-                     because<"Layer: calling it with (context, params, input) must return vjp{output, pullback}", L>();
+concept HasForward =
+    requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x) {
+      layer(cx, p, x).value;
+    } || requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x,
+                  const sequences<typename L::backend>& seq) { layer(cx, p, x, seq).value; } ||
+    because<"Layer: calling it with (context, params, input[, sequences]) must return vjp{output, pullback}", L>();
 template <class L>
-concept HasPullback = requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p,
-                               const_tensor<typename L::backend> x, const typename L::params& g) {
-  { layer(cx, p, x).pullback(x, g) } -> std::convertible_to<const_tensor<typename L::backend>>;
-} || because<"Layer: the pullback must take (output gradient, parameter gradients) and return the input gradient", L>();
+concept HasPullback =
+    requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x) {
+      { layer(cx, p, x).pullback(x, p) } -> std::convertible_to<const_tensor<typename L::backend>>;
+    } || requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x,
+                  const sequences<typename L::backend>& seq) {
+      { layer(cx, p, x, seq).pullback(x, p) } -> std::convertible_to<const_tensor<typename L::backend>>;
+    } || because<"Layer: the pullback must take (output gradient, parameter gradients) and return the input gradient", L>();
 
 /// A map from rows to rows with an exact pullback: what sequential, residual, stack and recompute compose.
 template <class L>
 concept Layer = Parametrised<L> && HasForward<L> && HasPullback<L>;
 
+/// Whether a layer can be called with x, alone or followed by `Extra` (sequences, a placement, an injection).
+template <class L, class... Extra>
+concept CallableWith =
+    requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x,
+             const Extra&... extra) { layer(cx, p, x, extra...); } ||
+    requires(const L& layer, context<typename L::backend>& cx, const typename L::params& p, const_tensor<typename L::backend> x) {
+      layer(cx, p, x);
+    };
 /// Calls a layer that may or may not look at the sequence structure of its rows.
-template <class L, Backend B, class X, class... Extra>
-auto call_layer(const L& layer, context<B>& cx, const typename L::params& p, X x, const Extra&... extra) {
+template <class L, Backend B, class... Extra>
+auto call_layer(const L& layer, context<B>& cx, const typename L::params& p, const_tensor<B> x, const Extra&... extra) {
   if constexpr (requires { layer(cx, p, x, extra...); }) return layer(cx, p, x, extra...);
   else return layer(cx, p, x);
 }

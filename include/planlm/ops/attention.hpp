@@ -3,17 +3,9 @@
 #include <cmath>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/math.hpp>
+#include <planlm/ops/sequences.hpp>
 
 namespace planlm {
-
-/// Sequences packed one after another: sequence s holds rows [offsets[s], offsets[s + 1]). No padding rows exist.
-template <Backend B>
-struct sequences {
-  indices<B> offsets;                   // (S + 1), where kernels read it
-  const int* host_offsets = nullptr;    // the same numbers in host memory
-  indices<B> positions;                 // (N): place of a row inside its sequence
-  index_t count() const { return offsets.size() - 1; }
-};
 
 /// Heads of an attention layer. Queries are (N, heads * width); keys and values (N, kv_heads * width), each shared by
 /// heads / kv_heads query heads (grouped-query attention, 2305.13245).

@@ -1,28 +1,29 @@
-/// The codebook of labels: k-means++ seeding, then Lloyd rounds, then nearest-centroid labels (2410.12492 section 3).
+/// The codebook of labels: k-means++ seeding, then Lloyd rounds, then nearest-centroid labels (2410.12492
+/// section 3).
 ///
 ///   points [N, C] float -> centroids M [K, C] float, labels (N) in 0 .. K-1
 ///   objective  J = sum_n min_k |x_n - M_k|^2, a double, never larger after a round than before it
 ///
 /// Centroids are means as they come, never re-normalised: a diffuse cluster has a short centroid.
-/// Distances are sums of squared differences in double, one order of summation for every (point, centroid) pair. So equal
-/// centroids tie exactly, a tie goes to the lowest label, and `assign_labels` repeats the fit's labels bit for bit.
-/// Threads share fixed blocks of rows and never add across blocks in varying order: same bits for any thread count.
-/// cost    3 N K C flop a round
-/// errors  input_error for a number of labels the points cannot fill, numeric_error for a point that is not finite,
+/// Distances are sums of squared differences in double, one order of summation for every (point, centroid)
+/// pair. So equal centroids tie exactly, a tie goes to the lowest label, and `assign_labels` repeats the
+/// fit's labels bit for bit. Threads share fixed blocks of rows and never add across blocks in varying order:
+/// same bits for any thread count. cost    3 N K C flop a round errors  input_error for a number of labels
+/// the points cannot fill, numeric_error for a point that is not finite,
 ///         shape_error for extents that disagree
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <future>
 #include <limits>
-#include <planlm/core/config.hpp>
-#include <planlm/core/error.hpp>
-#include <planlm/core/philox.hpp>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
+#include <planlm/backend/cpu/pool.hpp>
+#include <planlm/core/config.hpp>
+#include <planlm/core/error.hpp>
+#include <planlm/core/philox.hpp>
 
 namespace planlm {
 
@@ -42,24 +43,18 @@ struct kmeans_result {
 
 namespace detail {
 
-/// f(first, last) on consecutive blocks of rows whose size does not depend on `threads`.
+/// f(first, last) on consecutive blocks of rows. The size of a block does not depend on the number of
+/// threads.
 template <class F>
-void for_row_blocks(index_t rows, index_t block, int threads, const F& f) {
-  const index_t blocks = (rows + block - 1) / block;
-  const index_t team = std::clamp<index_t>(threads, 1, std::max<index_t>(blocks, 1));
-  const auto work = [&](index_t member) {
-    for (index_t b = member; b < blocks; b += team) f(b * block, std::min(rows, (b + 1) * block));
-  };
-  std::vector<std::future<void>> others;  // a future hands on what its thread throws
-  for (index_t member = 1; member < team; ++member) others.push_back(std::async(std::launch::async, work, member));
-  work(0);
-  for (auto& other : others) other.get();
+void for_row_blocks(cpu_detail::thread_pool& pool, index_t rows, index_t block, const F& f) {
+  pool.run((rows + block - 1) / block,
+           [&](index_t b, int) { f(b * block, std::min(rows, (b + 1) * block)); });
 }
 
 constexpr index_t kmeans_block = 1024;  // rows
 
-/// Centroids as double in panels of `lanes` neighbours, [K / lanes, C, lanes]: the innermost loop runs over centroids,
-/// which vectorises without changing the order in which one distance is summed.
+/// Centroids as double in panels of `lanes` neighbours, [K / lanes, C, lanes]: the innermost loop runs over
+/// centroids, which vectorises without changing the order in which one distance is summed.
 class centroid_panels {
  public:
   static constexpr index_t lanes = 16;
@@ -113,11 +108,12 @@ inline double squared_distance(const float* x, const float* y, index_t width) {
 }
 
 /// Nearest centroids of all points into labels (N) and squared distances (N); the objective.
-inline double assign(std::span<const float> points, std::span<const float> centroids, index_t width, int threads,
-                     std::vector<std::int32_t>& labels, std::vector<double>& distances) {
+inline double assign(std::span<const float> points, std::span<const float> centroids, index_t width,
+                     cpu_detail::thread_pool& pool, std::vector<std::int32_t>& labels,
+                     std::vector<double>& distances) {
   const centroid_panels panels(centroids, width);
   const index_t rows = static_cast<index_t>(points.size()) / width;
-  for_row_blocks(rows, kmeans_block, threads, [&](index_t first, index_t last) {
+  for_row_blocks(pool, rows, kmeans_block, [&](index_t first, index_t last) {
     for (index_t i = first; i < last; ++i) {
       const auto [label, distance] = panels.nearest(points.data() + i * width);
       labels[static_cast<std::size_t>(i)] = label;
@@ -145,10 +141,10 @@ struct label_members {
 
 /// M_k = mean of the points with label k, summed in double by ascending row. No label is empty here.
 inline void centroids_of(std::span<const float> points, std::span<const std::int32_t> labels, index_t width,
-                         int threads, std::vector<float>& centroids) {
+                         cpu_detail::thread_pool& pool, std::vector<float>& centroids) {
   const index_t count = static_cast<index_t>(centroids.size()) / width;
   const label_members members(labels, count);
-  for_row_blocks(count, 1, threads, [&](index_t k, index_t) {
+  for_row_blocks(pool, count, 1, [&](index_t k, index_t) {
     std::vector<double> sum(static_cast<std::size_t>(width));
     const index_t begin = members.starts[static_cast<std::size_t>(k)];
     const index_t end = members.starts[static_cast<std::size_t>(k) + 1];
@@ -157,12 +153,14 @@ inline void centroids_of(std::span<const float> points, std::span<const std::int
       for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += x[c];
     }
     for (std::size_t c = 0; c < sum.size(); ++c)
-      centroids[static_cast<std::size_t>(k * width) + c] = static_cast<float>(sum[c] / static_cast<double>(end - begin));
+      centroids[static_cast<std::size_t>(k * width) + c] =
+          static_cast<float>(sum[c] / static_cast<double>(end - begin));
   });
 }
 
-/// Moves every centroid without points onto the farthest point of a label that keeps others. False if there was none to move.
-/// Such a point exists while there are as many distinct points as labels, and it stops paying its distance.
+/// Moves every centroid without points onto the farthest point of a label that keeps others. False if there
+/// was none to move. Such a point exists while there are as many distinct points as labels, and it stops
+/// paying its distance.
 inline bool reseed_empty(std::span<const float> points, index_t width, std::vector<float>& centroids,
                          std::vector<std::int32_t>& labels, std::vector<double>& distances) {
   const std::size_t count = centroids.size() / static_cast<std::size_t>(width);
@@ -196,35 +194,43 @@ inline index_t check_points(std::span<const float> points, index_t width, locati
   for (std::size_t i = 0; i < points.size(); ++i)
     if (!std::isfinite(points[i]))
       throw numeric_error("k-means: point " + std::to_string(static_cast<index_t>(i) / width) + ", column " +
-                          std::to_string(static_cast<index_t>(i) % width) + " is " + std::to_string(points[i]) +
+                          std::to_string(static_cast<index_t>(i) % width) + " is " +
+                          std::to_string(points[i]) +
                           ", expected a finite number; check the sentence encoder");
   return static_cast<index_t>(points.size()) / width;
 }
 
 inline void check_labels(index_t labels, index_t rows) {
-  if (rows < 1) throw input_error("labels: there are no sentences to put into clusters; give a text with sentences");
+  if (rows < 1)
+    throw input_error("labels: there are no sentences to put into clusters; give a text with sentences");
   if (labels < 1)
     throw input_error("labels: " + std::to_string(labels) + " asked for, expected a number from 1 to " +
                       std::to_string(rows) + " (the number of sentences)");
   if (labels > rows)
-    throw input_error("labels: " + std::to_string(labels) + " asked for, but there are only " + std::to_string(rows) +
-                      " sentences; ask for at most " + std::to_string(rows) + " or give a longer text");
+    throw input_error("labels: " + std::to_string(labels) + " asked for, but there are only " +
+                      std::to_string(rows) + " sentences; ask for at most " + std::to_string(rows) +
+                      " or give a longer text");
 }
 
 }  // namespace detail
 
-/// k-means++ (Arthur and Vassilvitskii, SODA 2007): the first centroid is any point, each further one a point drawn with probability
-/// proportional to its squared distance from the nearest centroid so far. Gives [K, C], rows of `points`, all distinct.
-inline std::vector<float> kmeans_plus_plus(std::span<const float> points, index_t width, const kmeans_options& options,
-                                           location at = location::here()) {
+/// k-means++ (Arthur and Vassilvitskii, SODA 2007): the first centroid is any point, each further one a point
+/// drawn with probability proportional to its squared distance from the nearest centroid so far. Gives [K,
+/// C], rows of `points`, all distinct.
+inline std::vector<float> kmeans_plus_plus(std::span<const float> points, index_t width,
+                                           const kmeans_options& options, location at = location::here()) {
   const index_t rows = detail::check_points(points, width, at);
   detail::check_labels(options.labels, rows);
   const philox draws{options.seed, 0, 0x6b2b2bu};
-  const auto unit = [&](index_t k) {  // 52 bits: the 23 of philox::uniform would never reach most of a long text
-    const auto bits = draws.bits(static_cast<std::uint64_t>(k), 0);
-    return (static_cast<double>(bits.word[0] >> 6) * 0x1p26 + static_cast<double>(bits.word[1] >> 6) + 0.5) * 0x1p-52;
-  };
+  const auto unit =
+      [&](index_t k) {  // 52 bits: the 23 of philox::uniform would never reach most of a long text
+        const auto bits = draws.bits(static_cast<std::uint64_t>(k), 0);
+        return (static_cast<double>(bits.word[0] >> 6) * 0x1p26 + static_cast<double>(bits.word[1] >> 6) +
+                0.5) *
+               0x1p-52;
+      };
 
+  cpu_detail::thread_pool pool(options.threads);
   std::vector<float> centroids;
   centroids.reserve(static_cast<std::size_t>(options.labels * width));
   std::vector<double> distances(static_cast<std::size_t>(rows), std::numeric_limits<double>::infinity());
@@ -233,7 +239,7 @@ inline std::vector<float> kmeans_plus_plus(std::span<const float> points, index_
     const float* centroid = points.data() + chosen * width;
     centroids.insert(centroids.end(), centroid, centroid + width);
     if (k == options.labels) return centroids;
-    detail::for_row_blocks(rows, detail::kmeans_block, options.threads, [&](index_t first, index_t last) {
+    detail::for_row_blocks(pool, rows, detail::kmeans_block, [&](index_t first, index_t last) {
       for (index_t i = first; i < last; ++i) {
         double& d = distances[static_cast<std::size_t>(i)];
         d = std::min(d, detail::squared_distance(points.data() + i * width, centroid, width));
@@ -242,9 +248,10 @@ inline std::vector<float> kmeans_plus_plus(std::span<const float> points, index_
     double total = 0;
     for (double d : distances) total += d;
     if (!(total > 0))
-      throw input_error("labels: " + std::to_string(options.labels) + " asked for, but the " + std::to_string(rows) +
-                        " sentences have only " + std::to_string(k) + " distinct embeddings; ask for at most " +
-                        std::to_string(k) + " or give a more varied text");
+      throw input_error("labels: " + std::to_string(options.labels) + " asked for, but the " +
+                        std::to_string(rows) + " sentences have only " + std::to_string(k) +
+                        " distinct embeddings; ask for at most " + std::to_string(k) +
+                        " or give a more varied text");
     const double target = unit(k) * total;
     double passed = 0;
     for (index_t i = 0; i < rows && !(passed > target); ++i)
@@ -255,22 +262,25 @@ inline std::vector<float> kmeans_plus_plus(std::span<const float> points, index_
   }
 }
 
-/// Lloyd rounds from given centroids [K, C] until no label changes or `max_rounds` are done. A label without points moves to the
-/// farthest point, so that none is empty in the end provided there are K distinct points. `options.labels` and `seed` are not read.
+/// Lloyd rounds from given centroids [K, C] until no label changes or `max_rounds` are done. A label without
+/// points moves to the farthest point, so that none is empty in the end provided there are K distinct points.
+/// `options.labels` and `seed` are not read.
 inline kmeans_result lloyd(std::span<const float> points, index_t width, std::vector<float> centroids,
                            const kmeans_options& options, location at = location::here()) {
   const index_t rows = detail::check_points(points, width, at);
   detail::check_labels(detail::check_points(centroids, width, at), rows);
+  cpu_detail::thread_pool pool(options.threads);
   kmeans_result result;
   std::vector<std::int32_t> labels(static_cast<std::size_t>(rows));
   std::vector<double> distances(labels.size());
   for (int round = 0;; ++round) {
     double objective = 0;
     do {
-      objective = detail::assign(points, centroids, width, options.threads, labels, distances);
+      objective = detail::assign(points, centroids, width, pool, labels, distances);
     } while (detail::reseed_empty(points, width, centroids, labels, distances));
     const bool same = round > 0 && labels == result.labels;
-    // Means are rounded to float. In the last rounds that can cost more than the round gains; such a round is not taken.
+    // Means are rounded to float. In the last rounds that can cost more than the round gains; such a round is
+    // not taken.
     const bool worse = round > 0 && objective > result.objective.back();
     if (!worse) {
       result.centroids = centroids;
@@ -279,24 +289,27 @@ inline kmeans_result lloyd(std::span<const float> points, index_t width, std::ve
     }
     result.converged = same || worse;
     if (result.converged || round >= options.max_rounds) return result;
-    detail::centroids_of(points, labels, width, options.threads, centroids);
+    detail::centroids_of(points, labels, width, pool, centroids);
   }
 }
 
-/// The codebook and the labels of the training sentences. Fit on training sentences only; label others by `assign_labels`.
+/// The codebook and the labels of the training sentences. Fit on training sentences only; label others by
+/// `assign_labels`.
 inline kmeans_result kmeans(std::span<const float> points, index_t width, const kmeans_options& options = {},
                             location at = location::here()) {
   return lloyd(points, width, kmeans_plus_plus(points, width, options, at), options, at);
 }
 
 /// labels (N): the nearest row of centroids [K, C] for every row of points [N, C], the lowest among equals.
-inline std::vector<std::int32_t> assign_labels(std::span<const float> points, std::span<const float> centroids,
-                                               index_t width, int threads = 1, location at = location::here()) {
+inline std::vector<std::int32_t> assign_labels(std::span<const float> points,
+                                               std::span<const float> centroids, index_t width,
+                                               int threads = 1, location at = location::here()) {
   const index_t rows = detail::check_points(points, width, at);
   if (detail::check_points(centroids, width, at) < 1) throw_shape_error("assign_labels: no centroids", at);
   std::vector<std::int32_t> labels(static_cast<std::size_t>(rows));
   std::vector<double> distances(labels.size());
-  detail::assign(points, centroids, width, threads, labels, distances);
+  cpu_detail::thread_pool pool(threads);
+  detail::assign(points, centroids, width, pool, labels, distances);
   return labels;
 }
 

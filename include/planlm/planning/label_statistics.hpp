@@ -1,13 +1,16 @@
-/// What is known about label sequences before any network: counts, entropy, the smoothed bigram critic, edit distance.
+/// What is known about label sequences before any network: counts, entropy, the smoothed bigram critic, edit
+/// distance.
 ///
-///   P(b | a) = (count(a, b) + delta) / (count(a, .) + delta * outcomes)     a in {<bos>, labels}, b in {labels, <eos>}
+///   P(b | a) = (count(a, b) + delta) / (count(a, .) + delta * outcomes)     a in {<bos>, labels}, b in
+///   {labels, <eos>}
 ///
-/// The critic's cross-entropy (nats a prediction) is the bar a planner must clear; exp of it on generated text is the latent
-/// perplexity (2404.00614 section 4, after Deng et al.'s model criticism). <bos> starts every document and is never predicted.
-/// Whether <eos> is an outcome is `document_end`: `predicted` gives K + 1 outcomes and one more prediction a document, and a
-/// uniform critic has perplexity K + 1; `ignored` (default) gives K outcomes, so that the number compares with a planner's
-/// cross-entropy, and a uniform critic has perplexity K.
-/// errors  shape_error for a label outside 0 .. K-1, offsets that do not ascend, delta < 0
+/// The critic's cross-entropy (nats a prediction) is the bar a planner must clear; exp of it on generated
+/// text is the latent perplexity (2404.00614 section 4, after Deng et al.'s model criticism). <bos> starts
+/// every document and is never predicted. Whether <eos> is an outcome is `document_end`: `predicted` gives K
+/// + 1 outcomes and one more prediction a document, and a uniform critic has perplexity K + 1; `ignored`
+/// (default) gives K outcomes, so that the number compares with a planner's cross-entropy, and a uniform
+/// critic has perplexity K. errors  shape_error for a label outside 0 .. K-1, offsets that do not ascend,
+/// delta < 0
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -41,15 +44,16 @@ inline std::vector<index_t> label_counts(std::span<const std::int32_t> labels, i
   std::vector<index_t> counts(static_cast<std::size_t>(std::max<index_t>(count, 0)));
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] < 0 || labels[i] >= count)
-      throw_shape_error("label " + std::to_string(i) + " is " + std::to_string(labels[i]) + ", expected 0 to " +
-                            std::to_string(count - 1),
+      throw_shape_error("label " + std::to_string(i) + " is " + std::to_string(labels[i]) +
+                            ", expected 0 to " + std::to_string(count - 1),
                         at);
     ++counts[static_cast<std::size_t>(labels[i])];
   }
   return counts;
 }
 
-/// Entropy in nats of the distribution that the counts describe; 0 for no counts. exp of it is the number of labels in real use.
+/// Entropy in nats of the distribution that the counts describe; 0 for no counts. exp of it is the number of
+/// labels in real use.
 inline double label_entropy(std::span<const index_t> counts) {
   double total = 0, entropy = 0;
   for (auto n : counts) total += static_cast<double>(n);
@@ -65,7 +69,8 @@ struct label_score {
   double perplexity() const { return std::exp(nats); }
 };
 
-/// Label n-gram critic with add-delta smoothing. The unigram is the bigram with one row for every previous label.
+/// Label n-gram critic with add-delta smoothing. The unigram is the bigram with one row for every previous
+/// label.
 class label_critic {
  public:
   static constexpr std::int32_t bos = -1;
@@ -85,13 +90,16 @@ class label_critic {
   /// The number that stands for <eos> as an outcome.
   std::int32_t eos() const { return static_cast<std::int32_t>(labels_); }
 
-  /// P(. | previous) over outcomes: labels 0 .. K-1, then <eos> where it is predicted. `previous` is a label or `bos`.
+  /// P(. | previous) over outcomes: labels 0 .. K-1, then <eos> where it is predicted. `previous` is a label
+  /// or `bos`.
   std::span<const double> row(std::int32_t previous) const {
     const std::size_t r = rows_ == 1 ? 0 : static_cast<std::size_t>(previous + 1);
-    return std::span<const double>(probabilities_).subspan(r * static_cast<std::size_t>(outcomes_),
-                                                           static_cast<std::size_t>(outcomes_));
+    return std::span<const double>(probabilities_)
+        .subspan(r * static_cast<std::size_t>(outcomes_), static_cast<std::size_t>(outcomes_));
   }
-  double probability(std::int32_t previous, std::int32_t next) const { return row(previous)[static_cast<std::size_t>(next)]; }
+  double probability(std::int32_t previous, std::int32_t next) const {
+    return row(previous)[static_cast<std::size_t>(next)];
+  }
 
   /// Mean -ln P over all predictions of the documents; 0 nats for none.
   label_score score(const label_documents& documents, location at = location::here()) const {
@@ -106,10 +114,12 @@ class label_critic {
   }
 
  private:
-  label_critic(const label_documents& train, index_t labels, index_t rows, double delta, document_end end, location at)
+  label_critic(const label_documents& train, index_t labels, index_t rows, double delta, document_end end,
+               location at)
       : labels_(labels), outcomes_(labels + (end == document_end::predicted)), rows_(rows), delta_(delta) {
     if (labels < 1 || !(delta >= 0) || !std::isfinite(delta))
-      throw_shape_error("label critic: " + std::to_string(labels) + " labels and delta " + std::to_string(delta) +
+      throw_shape_error("label critic: " + std::to_string(labels) + " labels and delta " +
+                            std::to_string(delta) +
                             ", expected at least one label and a finite delta of at least 0",
                         at);
     probabilities_.assign(static_cast<std::size_t>(rows_ * outcomes_), delta);
@@ -118,8 +128,9 @@ class label_critic {
       probabilities_[static_cast<std::size_t>(r * outcomes_ + next)] += 1;
     });
     for (index_t r = 0; r < rows_; ++r) {
-      const auto row = std::span<double>(probabilities_)
-                           .subspan(static_cast<std::size_t>(r * outcomes_), static_cast<std::size_t>(outcomes_));
+      const auto row =
+          std::span<double>(probabilities_)
+              .subspan(static_cast<std::size_t>(r * outcomes_), static_cast<std::size_t>(outcomes_));
       double total = 0;
       for (double v : row) total += v;
       // delta = 0 and a label never seen before anything: nothing is known, so nothing is preferred.
@@ -128,10 +139,12 @@ class label_critic {
   }
 
   template <class F>
-  static void for_each_pair(const label_documents& documents, index_t labels, bool with_end, location at, const F& f) {
+  static void for_each_pair(const label_documents& documents, index_t labels, bool with_end, location at,
+                            const F& f) {
     const auto& starts = documents.starts;
     if (!std::is_sorted(starts.begin(), starts.end()) ||
-        (!starts.empty() && (starts.front() != 0 || starts.back() != static_cast<index_t>(documents.labels.size()))) ||
+        (!starts.empty() &&
+         (starts.front() != 0 || starts.back() != static_cast<index_t>(documents.labels.size()))) ||
         (starts.empty() && !documents.labels.empty()))
       throw_shape_error("label documents: offsets must ascend from 0 to the number of labels", at);
     label_counts(documents.labels, labels, at);
@@ -150,15 +163,16 @@ class label_critic {
   std::vector<double> probabilities_;  // [rows, outcomes]
 };
 
-/// The candidate delta under which the bigram of `train` gives `validation` the lowest cross-entropy; the first among equals.
-/// Never choose it on test documents.
+/// The candidate delta under which the bigram of `train` gives `validation` the lowest cross-entropy; the
+/// first among equals. Never choose it on test documents.
 inline double choose_delta(const label_documents& train, const label_documents& validation, index_t labels,
                            std::span<const double> candidates, document_end end = document_end::ignored,
                            location at = location::here()) {
   if (candidates.empty()) throw_shape_error("choose_delta: no candidates", at);
   double best = candidates.front(), lowest = std::numeric_limits<double>::infinity();
   for (double delta : candidates)
-    if (const double nats = label_critic::bigram(train, labels, delta, end, at).score(validation, at).nats; nats < lowest) {
+    if (const double nats = label_critic::bigram(train, labels, delta, end, at).score(validation, at).nats;
+        nats < lowest) {
       lowest = nats;
       best = delta;
     }

@@ -174,7 +174,7 @@ void read_json_lines(const std::vector<text_line>& lines, const std::string& fil
     nlohmann::json object;
     try {
       object = nlohmann::json::parse(line.raw);
-    } catch (const nlohmann::json::exception& e) {  // what(): "[kind] parse error at line 1, column 9: reason"
+    } catch (const nlohmann::json::exception& e) {  // "[kind] parse error at line 1, column 9: why"
       std::string_view why(e.what());
       for (const char* head : {"] ", "at line 1, "})
         if (const std::size_t at = why.find(head); at < 50) why.remove_prefix(at + std::strlen(head));

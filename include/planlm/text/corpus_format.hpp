@@ -120,7 +120,7 @@ inline bool ends_sentence(std::string_view line) {
 }
 
 /// `running` unless nearly every line looks like something else. One sentence a line: four of five lines end
-/// as sentences do, blocks have two lines on average, and a line holds fewer than 1.5 sentences (200 are tried).
+/// as sentences do, blocks have two lines on average, and a line holds under 1.5 sentences (200 are tried).
 inline corpus_format detect(const std::string& file, const std::vector<text_line>& lines) {
   if (file.ends_with(".jsonl") || file.ends_with(".ndjson")) return corpus_format::json_lines;
   std::vector<std::string_view> filled;

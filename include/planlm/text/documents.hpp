@@ -3,7 +3,7 @@
 /// Tokens of a document: BOS, then the ids of its sentences one after the other. Every sentence is tokenised
 /// on its own, so that it has the same ids wherever it stands; a tokeniser that marks word starts, as
 /// SentencePiece does, keeps the space between sentences (the code of 2410.12492 loses it). There is no end
-/// mark: the last token has no target. This header needs no library: a tokeniser of your own can feed the rest.
+/// mark: the last token has no target. No library is needed here: any tokeniser can feed it.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -44,7 +44,7 @@ class vocabulary {
     // bytes.
     std::string model;
     sentencepiece::util::Status status;
-    for (const char* alphabet_share : {"0.9995", "0.999", "0.995", "0.98", "0.95", "0.9", "0.8", "0.5"}) {
+    for (const char* alphabet_share : {"0.9995", "0.998", "0.99", "0.98"}) {
       training.rewind();
       model.clear();
       status = sentencepiece::SentencePieceTrainer::Train({{"model_type", "bpe"},
@@ -62,10 +62,7 @@ class vocabulary {
                                                           &training, &model);
       if (status.ok()) break;
     }
-    if (!status.ok())
-      throw input_error("cannot train a vocabulary of " + std::to_string(size) + " pieces on " +
-                        std::to_string(sentences.size()) + " sentences (" + status.message() +
-                        "): give a larger size or more text");
+    if (!status.ok()) throw input_error(training_failure(status.message(), size, sentences.size()));
     vocabulary trained = from_model(std::move(model));
     trained.requested_size_ = size;
     return trained;
@@ -135,6 +132,18 @@ class vocabulary {
     std::vector<std::uint32_t> chosen_;
     std::size_t next_ = 0;
   };
+
+  /// SentencePiece says "... required_chars. SIZE vs NEEDED. ..." where the alphabet leaves no room.
+  static std::string training_failure(const std::string& reason, int size, std::size_t sentences) {
+    const std::size_t at = reason.find(std::to_string(size) + " vs ");
+    const std::string asked = "vocabulary of " + std::to_string(size) + " pieces: ";
+    if (at == std::string::npos)
+      return asked + "cannot be trained on " + std::to_string(sentences) + " sentences (" + reason +
+             "); give another size or more text";
+    const std::string needed = reason.substr(reason.find(" vs ", at) + 4);
+    return asked + "the characters and bytes of this text alone take " + needed.substr(0, needed.find('.')) +
+           "; give a larger size";
+  }
 
   vocabulary(std::shared_ptr<const sentencepiece::SentencePieceProcessor> pieces, std::string model)
       : pieces_(std::move(pieces)), model_(std::move(model)), requested_size_(pieces_->GetPieceSize()) {}

@@ -1,0 +1,69 @@
+/// Positions: sinusoids added to rows, rotations of query and key pairs.
+#pragma once
+#include <cmath>
+#include <planlm/backend/context.hpp>
+
+namespace planlm::ops {
+
+namespace kernel {
+/// y = x + PE(position), PE[2i] = sin(pos / 10000^(2i / C)), PE[2i + 1] = cos(the same).
+template <class T>
+struct add_sinusoids {
+  const T* x;
+  const int* position;
+  T* y;
+  index_t cols;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    const T* from = x + r * cols;
+    T* to = y + r * cols;
+    const double pos = position[r], width = static_cast<double>(cols);
+    team.for_each(cols, [=](index_t c) {
+      const double angle = pos * ::exp(-9.210340371976182736 * static_cast<double>(c - c % 2) / width);  // ln 10000
+      to[c] = from[c] + T(c % 2 ? ::cos(angle) : ::sin(angle));
+    });
+  }
+};
+/// Pairs (x_2i, x_2i+1) of every head turn by pos base^(-2i / width), or back.
+template <class T>
+struct rotate {
+  T* x;  // first rotated column; `heads` heads side by side
+  const int* position;
+  index_t stride, heads, width;
+  double log_base;
+  T direction;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    T* row = x + r * stride;
+    const double pos = position[r], w = static_cast<double>(width), log_b = log_base;
+    const index_t pairs = width / 2, d = width;
+    const T sign = direction;
+    team.for_each(heads * pairs, [=](index_t i) {
+      const index_t at = i / pairs * d + 2 * (i % pairs);
+      const double angle = pos * ::exp(-log_b * static_cast<double>(2 * (i % pairs)) / w);
+      const T c = T(::cos(angle)), s = sign * T(::sin(angle));
+      const T a = row[at], b = row[at + 1];
+      row[at] = a * c - b * s;
+      row[at + 1] = a * s + b * c;
+    });
+  }
+};
+}  // namespace kernel
+
+/// x (N, C) + sinusoidal code of positions (N).   [1706.03762, section 3.5]
+template <Backend B>
+tensor<B> add_sinusoids(context<B>& cx, const_tensor<B> x, indices<B> positions) {
+  auto y = cx.make(x.rows(), x.cols());
+  B::for_rows(cx.queue(), x.rows(), kernel::add_sinusoids<typename B::real>{x.data, positions.data, y.data, x.cols()});
+  return y;
+}
+/// Turns `heads` heads of `width` columns, from column `first` of x (N, C), in place by their position; `forward` false turns back.
+/// [2104.09864, equation 34]
+template <Backend B>
+void rotate(context<B>& cx, tensor<B> x, index_t first, index_t heads, index_t width, indices<B> positions, double base, bool forward) {
+  using T = typename B::real;
+  B::for_rows(cx.queue(), x.rows(),
+              kernel::rotate<T>{x.data + first, positions.data, x.cols(), heads, width, std::log(base), forward ? T(1) : T(-1)});
+}
+
+}  // namespace planlm::ops
