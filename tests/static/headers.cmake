@@ -13,8 +13,11 @@ else()
   file(GLOB_RECURSE headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/${FOLDER}/*.hpp)
 endif()
 
-# Names that system headers define as macros: <complex.h>, <termios.h> and Windows' <rpcndr.h>.
-set(traps "#define I planlm_uses_the_name_I\n#define B0 planlm_uses_the_name_B0\n#define small planlm_uses_the_name_small\n")
+# Names that system headers define as macros: <termios.h>, <sys/sysmacros.h> and Windows' <rpcndr.h>. Here they are errors.
+set(traps "")
+foreach(name B0 major minor small)
+  string(APPEND traps "#define ${name} ]the header uses a name that a system header defines[\n")
+endforeach()
 set(checked 0)
 set(together "${traps}")
 foreach(header IN LISTS headers)
