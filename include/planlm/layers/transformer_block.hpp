@@ -14,13 +14,13 @@ struct at_feed_forward_input {};
 
 /// h = x + attention(norm1(x));  y = h + mlp(norm2(h)).   x (N, C) with sequences -> (N, C).
 /// The injection, if any, acts where `Placement` says; sinks given to the pullback are handed to the injection's pullback.
-template <Backend B, template <Backend> class Norm = layer_norm, class Activation = ops::gelu, class Positions = no_rotation>
+template <Backend B, class Norm = layer_norm<B>, class Activation = ops::gelu, class Positions = no_rotation>
 struct transformer_block {
   using backend = B;
   struct params {
-    typename Norm<B>::params norm1, norm2;
-    typename attention<B, Positions>::params attention;
-    typename mlp<B, Activation>::params mlp;
+    typename Norm::params norm1, norm2;
+    typename planlm::attention<B, Positions>::params attention;
+    typename planlm::mlp<B, Activation>::params mlp;
   };
   index_t width;
   planlm::attention<B, Positions> attention;
@@ -29,7 +29,7 @@ struct transformer_block {
   transformer_block(index_t width, index_t heads, bool causal, index_t inner, double residual_scale = 0.02, index_t kv_heads = 0,
                     Positions positions = {})
       : width(width), attention(width, heads, causal, kv_heads, positions, residual_scale), mlp{width, inner, residual_scale} {}
-  Norm<B> norm() const { return {width}; }
+  Norm norm() const { return {width}; }
 
   template <class F, class... P>
   void each_param(F&& f, P&... p) const {
@@ -82,9 +82,9 @@ template <Backend B, class Activation = ops::relu>
 struct encoder_block {
   using backend = B;
   struct params {
-    typename attention<B>::params attention;
+    typename planlm::attention<B>::params attention;
     typename layer_norm<B>::params norm1, norm2;
-    typename mlp<B, Activation>::params mlp;
+    typename planlm::mlp<B, Activation>::params mlp;
   };
   index_t width;
   planlm::attention<B> attention;

@@ -252,9 +252,13 @@ corpus read_corpus(const std::filesystem::path& path, S&& splitter,
                    corpus_format format = corpus_format::automatic) {
   std::error_code failed;
   const auto status = std::filesystem::status(path, failed);
+  if (status.type() == std::filesystem::file_type::none)
+    detail::refuse(path.string(),
+                   "cannot be read (" + failed.message() + "); check the path and its permissions");
   if (!std::filesystem::exists(status))
-    detail::refuse(path.string(), "no such file or folder (" + (failed ? failed.message() : "not found") +
-                                      "); give the path of UTF-8 text, of JSON lines or of a folder of them");
+    detail::refuse(path.string(),
+                   "no such file or folder; give the path of UTF-8 text, of JSON lines or of a "
+                   "folder of them");
   const bool folder = std::filesystem::is_directory(status);
   const auto files = folder ? detail::text_files(path) : std::vector{path};
   corpus out;

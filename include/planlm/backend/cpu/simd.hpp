@@ -6,8 +6,11 @@
 #include <planlm/core/config.hpp>
 
 // Everything that depends on the instruction set lives in an inline namespace named after it: translation units compiled for different
-// instruction sets then get different symbols, and the linker cannot hand one of them the other's code.
-#if defined(__AVX512F__)
+// instruction sets then get different symbols, and the linker cannot hand one of them the other's code. nvcc's front end cannot pass the
+// shuffle below through to g++, so its host code has a plain loop there, and a namespace of its own for the same reason.
+#if defined(__CUDACC__)
+#define PLANLM_CPU_ABI host_of_cuda
+#elif defined(__AVX512F__)
 #define PLANLM_CPU_ABI avx512
 #elif defined(__AVX2__) && defined(__FMA__)
 #define PLANLM_CPU_ABI avx2
@@ -37,9 +40,19 @@ struct simd {
 
   /// Transposes a width x width block of registers in place, by log2(width) rounds of perfect shuffles.
   static void transpose(type (&r)[width]) {
+#if defined(__CUDACC__)
+    for (int i = 0; i < width; ++i)
+      for (int j = 0; j < i; ++j) {
+        const Real t = r[i][j];
+        r[i][j] = r[j][i];
+        r[j][i] = t;
+      }
+#else
     transpose_rounds(r, std::make_integer_sequence<int, width>{});
+#endif
   }
 
+#if !defined(__CUDACC__)
  private:
   template <int... I>
   static void transpose_rounds(type (&r)[width], std::integer_sequence<int, I...>) {
@@ -53,6 +66,7 @@ struct simd {
       for (int i = 0; i < width; ++i) r[i] = t[i];
     }
   }
+#endif
 };
 
 }  // namespace planlm::inline PLANLM_CPU_ABI

@@ -1,0 +1,118 @@
+/// The planner-conditioned language model: the mixture of label embeddings enters the upper blocks.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+#include <planlm/models/transformer_lm.hpp>
+#include <planlm/planning/label_adapter.hpp>
+#include <planlm/planning/mixing_policy.hpp>
+
+namespace planlm {
+
+/// Packed rows of a batch and the sentences that condition them. Everything lives where kernels can read it.
+template <Backend B>
+struct planned_rows {
+  indices<B> tokens, targets;  // (N): input token and the token after it
+  indices<B> sentence;         // (N): row of the batch's sentences that contains the TARGET (section 4 of 2404.00614's code: gamma(t))
+  sequences<B> rows;           // how the N rows fall into chunks
+  index_t sentences = 0;       // S
+};
+
+/// Language model, one adapter per block from `first_adapted` on; the planner's logits are an input.   [2410.12492, section 3]
+///   (tokens (N), logits z (S, K), mixing policy) -> hidden (N, width)
+///   pullback(dhidden, g, want_dz) -> dz (S, K), empty where not wanted or where the policy passes no gradient.
+/// Blocks below the first adapter are differentiated only if a gradient in or below them is wanted.
+/// `Placement`: at_attention_output (default) or at_feed_forward_input. `Gate`: no_gate (default), zero_gate, one_gate.
+template <Backend B, class Placement = at_attention_output, class Gate = no_gate<B>, class Code = learned_positions<B>,
+          class Rotation = no_rotation>
+struct planner_lm {
+  using backend = B;
+  using lm_type = transformer_lm<B, Code, Rotation>;
+  using adapter_type = label_adapter<B, Gate>;
+  /// The adapters of the upper blocks: a model part of its own, because it has its own store and optimiser.
+  struct adapter_stack {
+    using backend = B;
+    using params = std::vector<typename adapter_type::params>;
+    index_t depth;
+    adapter_type adapter;
+    template <class F, class... P>
+    void each_param(F&& f, P&... p) const {
+      (p.resize(static_cast<std::size_t>(depth)), ...);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(depth); ++i) {
+        auto inner = within(std::to_string(i), f);
+        adapter.each_param(inner, p[i]...);
+      }
+    }
+  };
+  struct params {
+    typename lm_type::params lm;
+    typename adapter_stack::params adapters;
+  };
+  lm_type lm;
+  index_t first_adapted;
+  adapter_stack adapters;
+
+  /// The papers adapt all blocks but the first two.
+  planner_lm(lm_sizes sizes, index_t labels, index_t label_width, index_t first_adapted)
+      : lm{sizes}, first_adapted(first_adapted), adapters{sizes.layers - first_adapted, {labels, label_width, sizes.width}} {
+    if (first_adapted < 0 || first_adapted >= sizes.layers)
+      throw shape_error("planner_lm: the first adapted block is " + std::to_string(first_adapted) + ", expected one of the " +
+                        std::to_string(sizes.layers) + " blocks, numbered from 0");
+  }
+
+  template <class F, class... P>
+  void each_param(F&& f, P&... p) const {
+    auto in_lm = within("lm", f);
+    auto in_adapters = within("adapters", f);
+    lm.each_param(in_lm, p.lm...);
+    adapters.each_param(in_adapters, p.adapters...);
+  }
+
+  template <class Mix>
+    requires MixingPolicy<Mix, B>
+  auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> z, const Mix& mix) const {
+    const auto block = lm.block();
+    auto [e, token_pullback] = lm.token()(cx, p.lm.token, batch.tokens);                         // (N, width)
+    auto [x, position_pullback] = lm.position()(cx, p.lm.position, const_tensor<B>(e), batch.rows);
+    auto [lower, lower_pullback] = chain(cx, first_adapted, const_tensor<B>(x), [&](index_t i, const_tensor<B> h) {
+      return block(cx, p.lm.blocks[static_cast<std::size_t>(i)], h, batch.rows);
+    });
+    auto [w, weights_pullback] = mix.weights(cx, z);                                             // (S, K), shared by all layers
+    auto [upper, upper_pullback] = chain(cx, adapters.depth, lower, [&, w = w](index_t i, const_tensor<B> h) {
+      const auto at = static_cast<std::size_t>(i);
+      auto [u, adapter_pullback] = adapters.adapter(cx, p.adapters[at], w);                      // (S, width)
+      auto [y, block_pullback] = block(cx, p.lm.blocks[at + static_cast<std::size_t>(first_adapted)], h, batch.rows, Placement{},
+                                       plan_injection<B>{u, batch.sentence});
+      return vjp{y, [adapter_pullback = adapter_pullback, block_pullback = block_pullback](
+                        const_tensor<B> dy, const auto& g_block, const auto& g_adapter, tensor<B> du, tensor<B> dw) {
+                   const const_tensor<B> dh = block_pullback(dy, g_block, du);
+                   adapter_pullback(du, g_adapter, dw);
+                   return dh;
+                 }};
+    });
+    auto [h, norm_pullback] = lm.norm()(cx, p.lm.norm, upper);                                   // (N, width)
+
+    return vjp{h, [&cx, token_pullback = token_pullback, position_pullback = position_pullback, lower_pullback = lower_pullback,
+                   upper_pullback = upper_pullback, norm_pullback = norm_pullback, weights_pullback = weights_pullback,
+                   z_rows = z.rows(), z_cols = z.cols(), first = static_cast<std::size_t>(first_adapted), width = lm.sizes.width,
+                   lm = lm](const_tensor<B> dh, params& g, bool want_dz = true) {
+                 const tensor<B> dw = want_dz ? cx.make_zero(z_rows, z_cols) : tensor<B>{};
+                 const tensor<B> du = cx.make(z_rows, width);
+                 const const_tensor<B> dlower = upper_pullback(
+                     norm_pullback(dh, g.lm.norm), [&](index_t i, const auto& pullback, const_tensor<B> dy) {
+                       const auto at = static_cast<std::size_t>(i);
+                       B::zero(cx.queue(), du.data, static_cast<std::size_t>(du.size()) * sizeof(typename B::real));
+                       return pullback(dy, g.lm.blocks[at + first], g.adapters[at], du, dw);
+                     });
+                 if (wants_gradient(lm, g.lm)) {
+                   const const_tensor<B> dx = lower_pullback(dlower, [&](index_t i, const auto& pullback, const_tensor<B> dy) {
+                     return pullback(dy, g.lm.blocks[static_cast<std::size_t>(i)]);
+                   });
+                   token_pullback(position_pullback(dx, g.lm.position), g.lm.token);
+                 }
+                 return want_dz ? weights_pullback(const_tensor<B>(dw)) : const_tensor<B>{};
+               }};
+  }
+};
+
+}  // namespace planlm

@@ -1,0 +1,21 @@
+/// Every layer, policy, model and training piece of the numeric core, without a backend. Add <planlm/cpu.hpp> for the CPU.
+#pragma once
+#include <planlm/backend/context.hpp>
+#include <planlm/layers/activation.hpp>
+#include <planlm/layers/attention.hpp>
+#include <planlm/layers/compose.hpp>
+#include <planlm/layers/embedding.hpp>
+#include <planlm/layers/linear.hpp>
+#include <planlm/layers/lora.hpp>
+#include <planlm/layers/mlp.hpp>
+#include <planlm/layers/norm.hpp>
+#include <planlm/layers/positions.hpp>
+#include <planlm/layers/transformer_block.hpp>
+#include <planlm/models/planner_lm.hpp>
+#include <planlm/models/transformer_lm.hpp>
+#include <planlm/ops/cross_entropy.hpp>
+#include <planlm/planning/label_adapter.hpp>
+#include <planlm/planning/label_mixture.hpp>
+#include <planlm/planning/mixing_policy.hpp>
+#include <planlm/planning/planner.hpp>
+#include <planlm/training/parameters.hpp>

@@ -1,0 +1,41 @@
+/// The embedding of a distribution over labels.
+#pragma once
+#include <string>
+#include <planlm/layers/layer.hpp>
+#include <planlm/ops/matmul.hpp>
+#include <planlm/planning/mixing_policy.hpp>
+
+namespace planlm {
+
+/// e = w E,  w = mix.weights(z); for the default policy e = softmax(z / T) E.   [2410.12492, section 3]
+///   z (S, K) -> e (S, C),  E (K, C)
+///   pullback: dE += w^T de ;  dw = de E^T, then the policy's pullback; for the default dz = p o (dw - <p, dw>) / T
+/// Errors: shape_error if z has not K columns. Exact for one-hot weights: e is then a row of E bit for bit.
+template <Backend B>
+struct label_mixture {
+  using backend = B;
+  struct params {
+    tensor<B> table;
+  };
+  index_t labels, width;
+
+  template <class F, class... P>
+  void each_param(F&& f, P&... p) const {
+    f(matrix_spec("table", labels, width, initial::normal, 1), p.table...);
+  }
+  template <class Mix = mixture>
+    requires MixingPolicy<Mix, B>
+  auto operator()(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix = {}, location at = location::here()) const {
+    if (z.cols() != labels)
+      throw_shape_error("label_mixture: z is " + ops::shape_text(z.rows(), z.cols()) + ", the layer expects (S, " +
+                            std::to_string(labels) + ")", at);
+    auto [w, weights_pullback] = mix.weights(cx, z);                         // (S, K)
+    auto e = ops::matmul(cx, w, const_tensor<B>(p.table));                   // (S, C)
+    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g) {
+                 if (g.table) ops::matmul_tn_add(cx, w, de, g.table);        // dE += w^T de
+                 return weights_pullback(const_tensor<B>(ops::matmul_nt(cx, de, const_tensor<B>(p.table))));
+               }};
+  }
+};
+
+}  // namespace planlm

@@ -1,0 +1,276 @@
+/// From a planner's logits to the weights of a label mixture: the variants of the interface between planner and language model.
+///
+/// A policy is a small type with one function, weights(cx, z) -> vjp{w, pullback}:
+///   z (S, K) logits, one row per sentence -> w (S, K), rows that sum to 1;  pullback(dw) -> dz, or an empty view where no gradient flows.
+/// One draw of randomness per sentence, shared by all layers and tokens.   [2410.12492, section 3; 2404.00614]
+#pragma once
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <planlm/backend/context.hpp>
+#include <planlm/core/math.hpp>
+#include <planlm/core/vjp.hpp>
+#include <planlm/ops/softmax.hpp>
+
+namespace planlm {
+
+/// `M` is a way to turn logits into weights for backend B.
+template <class M, class B>
+concept MixingPolicy = std::copyable<M> && (requires(const M& mix, context<B>& cx, const_tensor<B> z) {
+  { mix.weights(cx, z).value } -> std::convertible_to<const_tensor<B>>;
+  { mix.weights(cx, z).pullback(z) } -> std::convertible_to<const_tensor<B>>;
+} || because<"MixingPolicy: needs weights(context, logits) returning vjp{weights, pullback(dweights) -> dlogits}", M, B>());
+
+namespace mixing_kernel {
+/// Where the largest value of a row is; the lowest index of several.
+template <class T, class Team>
+PLANLM_HD index_t argmax(const Team& team, const T* row, index_t cols) {
+  const T top = team.template max<T>(cols, [=](index_t i) { return row[i]; });
+  return -team.template max<index_t>(cols, [=](index_t i) { return row[i] == top ? -i : -cols; });
+}
+template <class T>
+struct one_hot_argmax {
+  const T* z;
+  T* w;
+  index_t cols;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    T* to = w + r * cols;
+    const index_t best = argmax(team, z + r * cols, cols);
+    team.for_each(cols, [=](index_t i) { to[i] = i == best ? T(1) : T(0); });
+  }
+};
+template <class T>
+struct one_hot_label {
+  const int* label;
+  T* w;
+  index_t cols;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    T* to = w + r * cols;
+    const index_t chosen = label[r];
+    team.for_each(cols, [=](index_t i) { to[i] = i == chosen ? T(1) : T(0); });
+  }
+};
+template <class T>
+struct one_hot_column {
+  index_t column;
+  T* w;
+  index_t cols;
+  PLANLM_HD void operator()(index_t i) const { w[i] = i % cols == column ? T(1) : T(0); }
+};
+template <class T>
+struct constant {
+  T value;
+  T* w;
+  PLANLM_HD void operator()(index_t i) const { w[i] = value; }
+};
+/// w becomes the one-hot of the first label whose cumulated probability exceeds a uniform draw of the sentence.
+template <class T>
+struct one_hot_sample {
+  T* w;
+  index_t cols;
+  philox random;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    T* to = w + r * cols;
+    const double u = random.uniform(static_cast<std::uint64_t>(r), 0);
+    team.sync();
+    if (team.leader()) {
+      double cumulated = 0;
+      index_t chosen = cols - 1;
+      for (index_t i = 0; i < cols; ++i) {
+        cumulated += double(to[i]);
+        if (u < cumulated) {
+          chosen = i;
+          break;
+        }
+      }
+      for (index_t i = 0; i < cols; ++i) to[i] = i == chosen ? T(1) : T(0);
+    }
+    team.sync();
+  }
+};
+template <class T>
+struct add_gumbel {
+  const T* z;
+  T* y;
+  index_t cols;
+  double scale;
+  philox random;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    const T* from = z + r * cols;
+    T* to = y + r * cols;
+    const double s = scale;
+    const philox draws = random;
+    team.for_each(cols, [=](index_t i) {
+      const double u = draws.uniform(static_cast<std::uint64_t>(r), static_cast<std::uint32_t>(i));
+      to[i] = from[i] - T(s * ::log(-::log(u)));
+    });
+  }
+};
+/// Softmax over the k largest logits of a row, zero elsewhere. Of equal logits the one with the lower index is taken.
+template <class T>
+struct top_k_softmax {
+  const T* z;
+  T* w;
+  index_t cols, k;
+  T inverse_temperature;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    const T* from = z + r * cols;
+    T* to = w + r * cols;
+    const index_t n = cols;
+    const index_t first = argmax(team, from, n);
+    const T top = from[first];
+    T bound = top;           // the last one taken: value and index
+    index_t bound_at = first;
+    for (index_t taken = 1; taken < k; ++taken) {
+      const T b = bound;
+      const index_t at = bound_at;
+      // Behind the bound in the order (value descending, index ascending); lowest() marks those before it.
+      const T next = team.template max<T>(n, [=](index_t i) {
+        return from[i] < b || (from[i] == b && i > at) ? from[i] : -std::numeric_limits<T>::infinity();
+      });
+      bound_at = -team.template max<index_t>(n, [=](index_t i) {
+        return from[i] == next && (next < b || i > at) ? -i : -n;
+      });
+      bound = next;
+    }
+    const T b = bound, beta = inverse_temperature;
+    const index_t at = bound_at;
+    const T total = team.template sum<T>(n, [=](index_t i) {
+      const T e = from[i] > b || (from[i] == b && i <= at) ? math::exp(beta * (from[i] - top)) : T(0);
+      to[i] = e;
+      return e;
+    });
+    const T inverse = T(1) / total;
+    team.sync();
+    team.for_each(n, [=](index_t i) { to[i] *= inverse; });
+  }
+};
+}  // namespace mixing_kernel
+
+/// softmax(z / temperature): the proposed interface; exact, differentiable, passes the whole distribution.
+struct mixture {
+  double temperature = 1;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    const const_tensor<B> p = ops::softmax(cx, z, temperature);
+    return vjp{p, [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
+  }
+};
+
+/// The mixture of the k most probable labels, renormalised; its gradient stays among them. k >= K is the whole mixture.
+struct top_k {
+  index_t k = 5;
+  double temperature = 1;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    if (k < 1) throw error("top_k: k is " + std::to_string(k) + ", expected at least 1");
+    using T = typename B::real;
+    auto p = cx.make(z.rows(), z.cols());
+    const index_t taken = k < z.cols() ? k : z.cols();
+    B::for_rows(cx.queue(), z.rows(), mixing_kernel::top_k_softmax<T>{z.data, p.data, z.cols(), taken, T(1 / temperature)});
+    return vjp{const_tensor<B>(p), [&cx, p, t = temperature](const_tensor<B> dw) {
+                 return const_tensor<B>(ops::softmax_pullback(cx, const_tensor<B>(p), dw, t));
+               }};
+  }
+};
+
+/// One-hot of the largest logit: the published predecessor's interface. No gradient reaches the planner.
+struct hard {
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    auto w = cx.make(z.rows(), z.cols());
+    B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_argmax<typename B::real>{z.data, w.data, z.cols()});
+    return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+};
+
+/// Forward one-hot argmax, backward as if it had been the mixture.   [1308.3432]
+struct straight_through {
+  double temperature = 1;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    const const_tensor<B> p = ops::softmax(cx, z, temperature);
+    return vjp{hard{}.weights(cx, z).value,
+               [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
+  }
+};
+
+/// softmax((z + scale G) / temperature), G_k = -log(-log U_k), one draw per sentence and label; with `discrete` its argmax forward and its
+/// softmax backward. Noiseless when the context is not training.   [1611.01144, equation 2]
+struct gumbel_softmax {
+  double temperature = 1;
+  double scale = 1;
+  bool discrete = false;
+  std::uint32_t stream = 0x67756d62;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    const_tensor<B> noisy = z;
+    if (cx.training && scale != 0) {
+      auto y = cx.make(z.rows(), z.cols());
+      B::for_rows(cx.queue(), z.rows(),
+                  mixing_kernel::add_gumbel<typename B::real>{z.data, y.data, z.cols(), scale, cx.random.with_stream(stream)});
+      noisy = y;
+    }
+    const const_tensor<B> p = ops::softmax(cx, noisy, temperature);
+    return vjp{discrete ? hard{}.weights(cx, noisy).value : p,
+               [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
+  }
+};
+
+/// One-hot of a label drawn from softmax(z / temperature). No gradient.
+struct sampled {
+  double temperature = 1;
+  std::uint32_t stream = 0x73616d70;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    auto w = ops::softmax(cx, z, temperature);
+    B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_sample<typename B::real>{w.data, z.cols(), cx.random.with_stream(stream)});
+    return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+};
+
+/// Every label 1 / K, whatever the logits: the mixture's analogue of a fixed label.
+struct uniform {
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    using T = typename B::real;
+    auto w = cx.make(z.rows(), z.cols());
+    B::for_each(cx.queue(), w.size(), mixing_kernel::constant<T>{T(1) / T(z.cols()), w.data});
+    return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+};
+
+/// The same label everywhere: the control with the same number of parameters.
+struct fixed {
+  index_t label = 0;
+  template <Backend B>
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    if (label < 0 || label >= z.cols())
+      throw error("fixed: label " + std::to_string(label) + " is not in [0, " + std::to_string(z.cols()) + ")");
+    auto w = cx.make(z.rows(), z.cols());
+    B::for_each(cx.queue(), w.size(), mixing_kernel::one_hot_column<typename B::real>{label, w.data, z.cols()});
+    return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+};
+
+/// The true label of each sentence: an upper reference that leaks the future, never a language model.
+template <Backend B>
+struct oracle {
+  indices<B> labels;  // (S)
+  auto weights(context<B>& cx, const_tensor<B> z) const {
+    if (labels.size() != z.rows())
+      throw shape_error("oracle: " + std::to_string(labels.size()) + " labels for " + std::to_string(z.rows()) + " sentences");
+    auto w = cx.make(z.rows(), z.cols());
+    B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_label<typename B::real>{labels.data, w.data, z.cols()});
+    return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+};
+
+}  // namespace planlm
