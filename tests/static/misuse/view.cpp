@@ -15,16 +15,16 @@ void use() {
   writes(matrix);
   matrix(1, 2) = 1.0f;
 #elif CASE == 1
-  // expect: (read-only|must be a modifiable lvalue)
+  // expect: (read-only|must be a modifiable lvalue|cannot assign to return value)
   constants(0, 0) = 1.0f;
 #elif CASE == 2
-  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor))
+  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor)|no matching function)
   writes(constants);
 #elif CASE == 3
-  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor))
+  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor)|no matching function)
   reads(view<float, 2, device_memory>{});
 #elif CASE == 4
-  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor))
+  // expect: (could not convert|no suitable (user-defined )?(conversion|constructor)|no matching function)
   reads(view<double, 2>{});
 #elif CASE == 5
   // expect: planlm::view: the rank must be 1 to 4
