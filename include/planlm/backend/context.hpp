@@ -94,6 +94,11 @@ class context {
       cx_.values_.rewind(values_);
       cx_.pullbacks_.rewind(pullbacks_);
     }
+    /// Nothing is released after all: what was made belongs to the surrounding scope.
+    void keep_all() {
+      values_ = cx_.values_.mark();
+      pullbacks_ = cx_.pullbacks_.mark();
+    }
     /// Moves `r` to the start of the scope and releases all else made in it: at most two copies on the device.
     template <class T, int R>
     view<std::remove_const_t<T>, R, space> keep(view<T, R, space> r) {

@@ -18,10 +18,8 @@ struct planned_rows {
   index_t sentences = 0;       // S
 };
 
-/// Language model, one adapter per block from `first_adapted` on; the planner's logits are an input.   [2410.12492, section 3]
-///   (tokens (N), logits z (S, K), mixing policy) -> hidden (N, width)
-///   pullback(dhidden, g, want_dz) -> dz (S, K), empty where not wanted or where the policy passes no gradient.
-/// Blocks below the first adapter are differentiated only if a gradient in or below them is wanted.
+/// Language model with one adapter per block from `first_adapted` on; the planner's weights or logits are an input.   [2410.12492, section 3]
+/// All layers share the weights of a sentence, each mixes its own table.
 /// `Placement`: at_attention_output (default) or at_feed_forward_input. `Gate`: no_gate (default), zero_gate, one_gate.
 template <Backend B, class Placement = at_attention_output, class Gate = no_gate<B>, class Code = learned_positions<B>,
           class Rotation = no_rotation>
@@ -68,17 +66,32 @@ struct planner_lm {
     adapters.each_param(in_adapters, p.adapters...);
   }
 
-  template <class Mix>
-    requires MixingPolicy<Mix, B>
-  auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> z, const Mix& mix) const {
+  /// Weights w (S, K) given: the language model alone. pullback(dhidden, g, want_dw) -> dw (S, K), empty if not wanted.
+  /// `frozen` says that no gradient of the language model will be wanted: blocks below the first adapter then keep nothing.
+  auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> w, bool frozen = false) const {
     const auto block = lm.block();
-    auto [e, token_pullback] = lm.token()(cx, p.lm.token, batch.tokens);                         // (N, width)
-    auto [x, position_pullback] = lm.position()(cx, p.lm.position, const_tensor<B>(e), batch.rows);
-    auto [lower, lower_pullback] = chain(cx, first_adapted, const_tensor<B>(x), [&](index_t i, const_tensor<B> h) {
-      return block(cx, p.lm.blocks[static_cast<std::size_t>(i)], h, batch.rows);
-    });
-    auto [w, weights_pullback] = mix.weights(cx, z);                                             // (S, K), shared by all layers
-    auto [upper, upper_pullback] = chain(cx, adapters.depth, lower, [&, w = w](index_t i, const_tensor<B> h) {
+    auto below = [&] {
+      auto [e, token_pullback] = lm.token()(cx, p.lm.token, batch.tokens);                       // (N, width)
+      auto [x, position_pullback] = lm.position()(cx, p.lm.position, const_tensor<B>(e), batch.rows);
+      auto [y, blocks_pullback] = chain(cx, first_adapted, const_tensor<B>(x), [&](index_t i, const_tensor<B> h) {
+        return block(cx, p.lm.blocks[static_cast<std::size_t>(i)], h, batch.rows);
+      });
+      return vjp{y, [token_pullback = token_pullback, position_pullback = position_pullback, blocks_pullback = blocks_pullback](
+                        const_tensor<B> dy, const typename lm_type::params& g) {
+                   const const_tensor<B> dx = blocks_pullback(dy, [&](index_t i, const auto& pullback, const_tensor<B> d) {
+                     return pullback(d, g.blocks[static_cast<std::size_t>(i)]);
+                   });
+                   token_pullback(position_pullback(dx, g.position), g.token);
+                 }};
+    };
+    auto [lower, lower_pullback] = [&] {
+      auto temporaries = cx.scope();
+      auto result = below();
+      if (frozen) result.value = temporaries.keep(result.value);
+      else temporaries.keep_all();
+      return result;
+    }();
+    auto [upper, upper_pullback] = chain(cx, adapters.depth, lower, [&](index_t i, const_tensor<B> h) {
       const auto at = static_cast<std::size_t>(i);
       auto [u, adapter_pullback] = adapters.adapter(cx, p.adapters[at], w);                      // (S, width)
       auto [y, block_pullback] = block(cx, p.lm.blocks[at + static_cast<std::size_t>(first_adapted)], h, batch.rows, Placement{},
@@ -91,13 +104,11 @@ struct planner_lm {
                  }};
     });
     auto [h, norm_pullback] = lm.norm()(cx, p.lm.norm, upper);                                   // (N, width)
-
-    return vjp{h, [&cx, token_pullback = token_pullback, position_pullback = position_pullback, lower_pullback = lower_pullback,
-                   upper_pullback = upper_pullback, norm_pullback = norm_pullback, weights_pullback = weights_pullback,
-                   z_rows = z.rows(), z_cols = z.cols(), first = static_cast<std::size_t>(first_adapted), width = lm.sizes.width,
-                   lm = lm](const_tensor<B> dh, params& g, bool want_dz = true) {
-                 const tensor<B> dw = want_dz ? cx.make_zero(z_rows, z_cols) : tensor<B>{};
-                 const tensor<B> du = cx.make(z_rows, width);
+    return vjp{h, [&cx, lower_pullback = lower_pullback, upper_pullback = upper_pullback, norm_pullback = norm_pullback,
+                   rows = w.rows(), cols = w.cols(), first = static_cast<std::size_t>(first_adapted), width = lm.sizes.width, lm = lm,
+                   frozen](const_tensor<B> dh, params& g, bool want_dw = true) {
+                 const tensor<B> dw = want_dw ? cx.make_zero(rows, cols) : tensor<B>{};
+                 const tensor<B> du = cx.make(rows, width);
                  const const_tensor<B> dlower = upper_pullback(
                      norm_pullback(dh, g.lm.norm), [&](index_t i, const auto& pullback, const_tensor<B> dy) {
                        const auto at = static_cast<std::size_t>(i);
@@ -105,12 +116,24 @@ struct planner_lm {
                        return pullback(dy, g.lm.blocks[at + first], g.adapters[at], du, dw);
                      });
                  if (wants_gradient(lm, g.lm)) {
-                   const const_tensor<B> dx = lower_pullback(dlower, [&](index_t i, const auto& pullback, const_tensor<B> dy) {
-                     return pullback(dy, g.lm.blocks[static_cast<std::size_t>(i)]);
-                   });
-                   token_pullback(position_pullback(dx, g.lm.position), g.lm.token);
+                   if (frozen) throw error("planner_lm: called as frozen, but a gradient of the language model is wanted");
+                   lower_pullback(dlower, g.lm);
                  }
-                 return want_dz ? weights_pullback(const_tensor<B>(dw)) : const_tensor<B>{};
+                 return const_tensor<B>(dw);
+               }};
+  }
+
+  /// Logits z (S, K) and a mixing policy given. pullback(dhidden, g, want_dz) -> dz (S, K), empty where not wanted or where the policy
+  /// passes no gradient.
+  template <class Mix>
+    requires MixingPolicy<Mix, B>
+  auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> z, const Mix& mix,
+                  bool frozen = false) const {
+    auto [w, weights_pullback] = mix.weights(cx, z);                                             // (S, K), shared by all layers
+    auto [h, pullback] = (*this)(cx, p, batch, const_tensor<B>(w), frozen);
+    return vjp{h, [weights_pullback = weights_pullback, pullback = pullback](const_tensor<B> dh, params& g, bool want_dz = true) {
+                 const const_tensor<B> dw = pullback(dh, g, want_dz);
+                 return want_dz ? const_tensor<B>(weights_pullback(dw)) : const_tensor<B>{};
                }};
   }
 };

@@ -72,6 +72,25 @@ struct token_loss {
   tensor<B> dhidden;                                    // (N, C)
 };
 
+/// The same for logits that are there already: a planner's.
+template <Backend B>
+struct logit_loss {
+  view<typename B::accum, 1, typename B::space> total;  // (1), nats
+  tensor<B, 1> nll;                                     // (N), nats
+  tensor<B> dz;                                         // (N, K)
+};
+/// z (N, K), targets (N); every row weighs `weight`.
+template <Backend B>
+logit_loss<B> cross_entropy(context<B>& cx, const_tensor<B> z, indices<B> targets, typename B::real weight) {
+  using T = typename B::real;
+  logit_loss<B> out{cx.template make_of<typename B::accum>(1), cx.make(z.rows()), cx.make(z.rows(), z.cols())};
+  B::copy(cx.queue(), out.dz.data, z.data, static_cast<std::size_t>(z.size()) * sizeof(T));
+  B::for_rows(cx.queue(), z.rows(), kernel::cross_entropy<T>{out.dz.data, targets.data, nullptr, out.nll.data, z.cols(), weight, true});
+  B::for_rows(cx.queue(), 1,
+              kernel::weighted_total<T, typename B::accum>{out.nll.data, nullptr, weight, out.total.data, z.rows()});
+  return out;
+}
+
 /// The plain composition, all logits at once. The oracle of the fused form.
 /// hidden (N, C), table (V, C), targets (N); weights (N) or, if empty, `uniform_weight` for every row (1 / targets for a mean).
 /// Adds to dtable unless it is empty.
