@@ -2,8 +2,8 @@
 
 set(planlm_include_root ${CMAKE_CURRENT_LIST_DIR}/../include)
 
-# planlm_reaches(FILE OUT): those of `Eigen`, `text` (the libraries of planlm::text) and `CLI11` that FILE includes, at any
-# depth. FILE is absolute, or relative to the current source folder.
+# planlm_reaches(FILE OUT): those of `Eigen`, `cpu` (the CPU backend), `text` (the libraries of planlm::text) and `CLI11`
+# that FILE includes, at any depth. FILE is absolute, or relative to the current source folder.
 function(planlm_reaches file out)
   get_filename_component(file ${file} ABSOLUTE)
   get_property(known GLOBAL PROPERTY "planlm_reaches ${file}" SET)
@@ -22,6 +22,9 @@ function(planlm_reaches file out)
         list(APPEND found CLI11)
       elseif(line MATCHES "<(planlm/[^>]+)>")
         set(next ${planlm_include_root}/${CMAKE_MATCH_1})
+        if(next MATCHES "planlm/backend/cpu")
+          list(APPEND found cpu)
+        endif()
       elseif(line MATCHES "\"([^\"]+)\"")
         set(next ${folder}/${CMAKE_MATCH_1})
       endif()

@@ -1,6 +1,6 @@
 # Every header of one folder compiles alone and included twice, whatever macros a system header left behind.
-# In nvcc the headers of the folder share one translation unit, and those of backend/cpu and those that reach Eigen or an
-# optional library are left out: they are for the host compiler.
+# In nvcc the headers of the folder share one translation unit, and those of backend/cpu and those that reach it, Eigen or
+# an optional library are left out: they are for the host compiler.
 #   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=...] -P headers.cmake
 include(${CMAKE_CURRENT_LIST_DIR}/compile.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/../../cmake/includes.cmake)
@@ -21,17 +21,17 @@ endforeach()
 set(checked 0)
 set(together "${traps}")
 foreach(header IN LISTS headers)
-  planlm_reaches(${PLANLM_INCLUDE}/planlm/${header} outside)
+  planlm_reaches(${PLANLM_INCLUDE}/planlm/${header} reached)
   set(twice "#include <planlm/${header}>\n#include <planlm/${header}>\n")
   if(NVCC)
-    if(NOT outside AND NOT header MATCHES "^backend/cpu")
+    if(NOT reached AND NOT header MATCHES "^backend/cpu")
       string(APPEND together "${twice}")
       math(EXPR checked "${checked} + 1")
     endif()
     continue()
   endif()
-  if(NOT outside)
-    string(PREPEND twice "${traps}")  # Eigen itself uses such names
+  if(NOT reached MATCHES "Eigen|text")
+    string(PREPEND twice "${traps}")  # other libraries may use such names
   endif()
   file(WRITE ${WORK}/header.cpp "${twice}")
   compile(${WORK}/header.cpp status text)
