@@ -1,0 +1,43 @@
+// The whole model on a backend that is none of ours, and what it says about a mixing policy that is none.
+#include <planlm/planlm.hpp>
+#include "paper_backend.hpp"
+
+using namespace planlm;
+using B = paper<float>;
+
+/// Hands the logits on as weights: not a distribution, but a policy.
+struct as_they_are {
+  auto weights(context<B>&, const_tensor<B> z) const {
+    return vjp{z, [](const_tensor<B> dw) { return dw; }};
+  }
+};
+
+struct no_weights {};
+
+struct no_pullback {
+  const_tensor<B> weights(context<B>&, const_tensor<B> z) const { return z; }
+};
+
+void use(context<B>& cx, planner_lm<B>::params& p, const planned_rows<B>& batch) {
+  const planner_lm<B> model{{}, 4, 8, 0};
+  const const_tensor<B> z;
+#if CASE == 0
+  {
+    auto [h, pullback] = model(cx, p, batch, z, mixture{});
+    pullback(h, p);
+  }
+  auto [h, pullback] = model(cx, p, batch, z, as_they_are{});
+  pullback(h, p);
+#elif CASE == 1
+  // expect: (no match for call|no matching function|no instance of overloaded function)
+  // expect host: MixingPolicy: needs weights.context, logits. returning vjp.weights, pullback
+  model(cx, p, batch, z, no_weights{});
+#elif CASE == 2
+  // expect: (no match for call|no matching function|no instance of overloaded function)
+  // expect host: MixingPolicy: needs weights.context, logits. returning vjp.weights, pullback
+  model(cx, p, batch, z, no_pullback{});
+#elif CASE == 3
+  // expect: (no match for call|no matching function|no instance of overloaded function)
+  model(cx, p, batch, const_tensor<paper<double>>{}, mixture{});
+#endif
+}
