@@ -75,7 +75,7 @@ def linear_layers():
          [("x", (5, 4), 2), ("w", (3, 4), 2), ("b", (3,), 1)],
          F.linear, lambda x, w, b: numpy.einsum("ni,oi->no", x, w) + b)
     rank, alpha = 2, 8.0
-    case("lora", "y = x W^T + (alpha / rank) (x A^T) B^T, A (rank, inputs), B (outputs, rank); frozen W in use",
+    case("lora", "y = x W^T + (alpha / rank) (x A^T) B^T, A (rank, inputs), B (outputs, rank); W frozen",
          dict(rows=4, inputs=5, outputs=3, rank=rank, alpha=alpha),
          [("x", (4, 5), 2), ("w", (3, 5), 2), ("a", (rank, 5), 1), ("b", (3, rank), 1)],
          lambda x, w, a, b: F.linear(x, w) + alpha / rank * F.linear(F.linear(x, a), b),
@@ -140,7 +140,7 @@ def attentions():
 
     for name, causal in (("attention_causal", True), ("attention_bidirectional", False)):
         case(name, "columns of qkv: 4 query heads, 2 key heads, 2 value heads, d each; query head h reads "
-             "key/value head h / 2; softmax(q k^T / sqrt(d)) v within each sequence; output heads concatenated",
+             "key/value head h / 2; softmax(q k^T / sqrt(d)) v within each sequence; heads concatenated",
              dict(heads=heads, kv_heads=kv_heads, head_width=d, sequence_offsets=offsets),
              [("qkv", (8, width + 2 * kv_width), 3)],
              lambda x: by_torch(x, causal), lambda x: by_numpy(x, causal))
@@ -166,7 +166,7 @@ def positions():
                     y[n, c + 1] = x[n, c] * math.sin(a) + x[n, c + 1] * math.cos(a)
         return y
 
-    case("rotary", "interleaved pairs: within a head, (x[2i], x[2i+1]) is turned by position * 10000^(-2i/d): "
+    case("rotary", "interleaved pairs: in a head, (x[2i], x[2i+1]) is turned by position * 10000^(-2i/d): "
          "y[2i] = x[2i] cos - x[2i+1] sin, y[2i+1] = x[2i] sin + x[2i+1] cos",
          dict(heads=heads, head_width=d, base=10000, positions=at), [("x", (len(at), heads * d), 2)],
          lambda x: rotate(x.view(len(at), heads, d), sin, cos, torch.stack), by_numpy)
@@ -212,8 +212,8 @@ def mixings():
         p = numpy.where(p >= numpy.sort(p, 1)[:, -kept:-kept + 1], p, 0)
         return p / p.sum(1, keepdims=True) @ t
 
-    case("top_k", "p = softmax(s / T), all but its k largest set to 0, divided by their sum; c = p table; the choice "
-         "of labels is constant in the gradient", {**sizes, "k": kept}, inputs, top, plain_top)
+    case("top_k", "p = softmax(s / T), all but its k largest set to 0, divided by their sum; c = p table; "
+         "the choice of labels is constant in the gradient", {**sizes, "k": kept}, inputs, top, plain_top)
 
     # Straight-through has no function of which it is the gradient, so its identity is checked instead:
     # ds_k = p_k / T (g . table_k - sum_j p_j g . table_j), and dtable only in the chosen row.
@@ -237,7 +237,7 @@ def mixings():
     assert numpy.abs(leaves[1].grad.numpy() - dt).max() < 1e-12
     assert numpy.abs(c.detach().numpy() - t[hard]).max() < 1e-12
     CASES["straight_through"] = dict(
-        about="forward c = table[argmax s]; ds is that of softmax(s / T) table; dtable only in the chosen rows",
+        about="forward c = table[argmax s]; ds is that of softmax(s / T) table; dtable in the chosen rows",
         sizes=sizes, arrays=specs, upstream=upstream, output=t[hard], gradients=dict(s=ds, table=dt))
 
 

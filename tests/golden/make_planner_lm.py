@@ -305,8 +305,8 @@ largest element of each array."""
     _, hard32 = gradients(torch.float32, True)
     kept = {name: g for name, g in hard_grads.items() if name.startswith(("adapters.", "planner."))}
     about = """\
-The model, parameters and inputs of planner_lm.json with straight-through mixing: the forward pass mixes with \
-the one-hot argmax of softmax(s / T); the pullback hands its gradient to softmax(s / T) unchanged.
+The model, parameters and inputs of planner_lm.json with straight-through mixing: the forward pass mixes \
+with the one-hot argmax of softmax(s / T); the pullback hands its gradient to softmax(s / T) unchanged.
 Gradients of the adapters and the planner."""
     out = dict(about=about.split("\n"), made_by=made_by, planner_logits=hard["s"],
                labels=hard["weights"].argmax(-1), loss=float(hard["loss"]), gradients=kept)
