@@ -84,7 +84,7 @@ inline std::string short_count(double value) {
 inline std::string clock_time(double seconds) {
   if (!std::isfinite(seconds) || seconds > 3.6e9) return "-:--";
   const auto whole = static_cast<long long>(std::max(0.0, seconds) + 0.5);
-  const auto two = [](long long n) { return (n < 10 ? "0" : "") + std::to_string(n); };
+  const auto two = [](long long n) { return std::to_string(100 + n).substr(1); };  // 7 -> "07"
   const long long hours = whole / 3600, minutes = whole / 60 % 60;
   return (hours > 0 ? std::to_string(hours) + ":" + two(minutes) : std::to_string(minutes)) + ":" +
          two(whole % 60);
@@ -185,7 +185,7 @@ class progress_bar {
   }
 
   void clear() {
-    if (shown_ > 0) *output_.stream << "\r" + std::string(shown_, ' ') + "\r";
+    if (shown_ > 0) *output_.stream << std::string("\r").append(shown_, ' ') + "\r";
     shown_ = 0;
   }
 
@@ -197,16 +197,21 @@ class progress_bar {
     const std::string percent = std::to_string(static_cast<int>(100 * fraction)) + "%";
     const std::string before =
         label_ + std::string(percent.size() < 4 ? 5 - percent.size() : 1, ' ') + percent + " ";
-    std::string after = " " + std::to_string(done_) + "/" + std::to_string(total_);
-    if (!std::isnan(loss_)) after += "  loss " + with_digits(loss_, 4);
+    std::string after = std::string(" ") + std::to_string(done_) + "/" + std::to_string(total_);
+    const auto add = [&after](std::string_view before_it, const std::string& value,
+                              std::string_view after_it) {
+      after.append(before_it).append(value).append(after_it);
+    };
+    if (!std::isnan(loss_)) add("  loss ", with_digits(loss_, 4), "");
     if (tokens_ > 0 && seconds > 0)
-      after += "  " + detail::short_count(static_cast<double>(tokens_) / seconds) + " tok/s";
-    if (done_ < total_) {
-      const double left = seconds * static_cast<double>(total_ - done_) / static_cast<double>(done_ - first_);
-      after += "  " + detail::clock_time(done_ > first_ ? left : std::numeric_limits<double>::quiet_NaN()) +
-               " left";
+      add("  ", detail::short_count(static_cast<double>(tokens_) / seconds), " tok/s");
+    if (done_ >= total_) {
+      add("  ", detail::clock_time(seconds), " in all");
+    } else if (done_ > first_) {
+      const double per_step = seconds / static_cast<double>(done_ - first_);
+      add("  ", detail::clock_time(per_step * static_cast<double>(total_ - done_)), " left");
     } else {
-      after += "  " + detail::clock_time(seconds) + " in all";
+      add("  ", detail::clock_time(std::numeric_limits<double>::quiet_NaN()), " left");
     }
     const std::size_t taken = detail::display_width(before) + detail::display_width(after) + 2;
     if (columns < taken + 5) return before.substr(0, before.size() - 1) + after;
