@@ -7,16 +7,16 @@ namespace planlm {
 
 /// A string literal as a template argument, so that it shows up in a diagnostic.
 template <std::size_t N>
-struct text {
+struct diagnostic {
   char characters[N];
-  consteval text(const char (&literal)[N]) {
+  consteval diagnostic(const char (&literal)[N]) {
     for (std::size_t i = 0; i < N; ++i) characters[i] = literal[i];
   }
 };
 
 /// Always false. `requires(...) { ... } || because<"what is missing", T>()` makes the missing thing readable:
 /// g++ prints the expression, nvcc the atom.
-template <text Why, class... Involved>
+template <diagnostic Why, class... Involved>
 consteval bool because() {
   return false;
 }
