@@ -11,8 +11,8 @@ namespace planlm {
 
 /// Ordinary aligned host memory.
 struct host_allocator {
-  static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{64}); }
-  static void deallocate(void* p, std::size_t) { ::operator delete(p, std::align_val_t{64}); }
+  static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{256}); }
+  static void deallocate(void* p, std::size_t) { ::operator delete(p, std::align_val_t{256}); }
 };
 
 /// Grows block by block while the first step runs; when it is next empty it becomes one block of the size that step needed, and from then
@@ -45,8 +45,12 @@ class arena {
     at_ = p;
     if (at_.block == 0 && at_.offset == 0 && blocks_.size() > 1) unite();
   }
-  /// Where the next bump would start if it fitted: the address of the mark `p`.
-  std::size_t address(position p) const {
+  /// The same, but all blocks stay where they are: until the next bump, what was made after `p` can still be read.
+  void rewind_in_place(position p) { at_ = p; }
+  /// The address that bump(bytes) would return after rewinding in place to `p`; 0 if it would ask for memory.
+  std::size_t address(position p, std::size_t bytes) const {
+    bytes = rounded(bytes);
+    while (p.block < blocks_.size() && p.offset + bytes > blocks_[p.block].bytes) p = {p.block + 1, 0};
     return p.block < blocks_.size() ? reinterpret_cast<std::size_t>(blocks_[p.block].data) + p.offset : 0;
   }
 

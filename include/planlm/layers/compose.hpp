@@ -151,15 +151,15 @@ struct recompute {
   void each_param(F&& f, P&... p) const {
     inner.each_param(f, p...);
   }
-  /// `p` and `extra` must outlive the pullback.
+  /// `p` must outlive the pullback.
   template <class... Extra>
     requires CallableWith<L, Extra...>
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     auto forward = cx.scope();
     const const_tensor<backend> y = forward.keep(const_tensor<backend>(call_layer(inner, cx, p, x, extra...).value));
-    return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = &extra](const_tensor<backend> dy, const params& g) {
+    return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = extra](const_tensor<backend> dy, const params& g) {
                  auto backward = cx.scope();
-                 auto again = call_layer(this_inner, cx, p, x, *extra...);
+                 auto again = call_layer(this_inner, cx, p, x, extra...);
                  return const_tensor<backend>(backward.keep(const_tensor<backend>(again.pullback(dy, g))));
                }};
   }
