@@ -5,8 +5,8 @@
     bench/peers/train_step.py --check
 
 Prints one line of JSON. README.md gives the formulas of weights and inputs, so that another program can
-compute the same losses. mode joint: the language model is frozen; adapters and planner are trained through it.
-mode full: everything is trained.
+compute the same losses. mode joint: the language model is frozen; adapters and planner are trained through
+it. mode full: everything is trained.
 """
 
 import argparse
