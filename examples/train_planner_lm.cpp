@@ -1,0 +1,164 @@
+/// Planner and language model trained together on a text: the comparison of arXiv 2410.12492 at a size that fits a desk.
+///
+///     train_planner_lm --text book.txt --out run/book --minutes 8
+///
+/// Corpus, vocabulary, labels, base language model and planner are made once per seed; every variant then starts from the same adapter,
+/// sees the same batches in the same order and takes the same number of steps. Prints the table and writes results.json.
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include "train_planner_lm/experiment.hpp"
+
+namespace {
+
+using namespace train_planner_lm;
+using json = nlohmann::ordered_json;
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// How many steps each stage takes: what the flags say, cut down to fit `--minutes`.
+work plan_work(experiment& e, const options& o, double seconds_left) {
+  const double per_epoch = e.steps_per_epoch();
+  const double planner_epoch = double(e.train_sentences()) / std::min<double>(o.planner_batch, double(e.train_sentences()));
+  work w;
+  w.base_steps = o.base_steps ? o.base_steps : std::max<index_t>(1, std::llround(o.base_epochs * per_epoch));
+  w.variant_steps = o.variant_steps ? o.variant_steps : std::max<index_t>(1, std::llround(o.variant_epochs * per_epoch));
+  w.planner_steps = o.planner_steps ? o.planner_steps : std::max<index_t>(1, std::llround(o.planner_epochs * planner_epoch));
+  if (o.minutes <= 0) return w;
+  const experiment::speeds v = e.measure();
+  double per_variant_step = 0;
+  for (const std::string& name : o.variants) {
+    if (name == "none") continue;
+    const variant_plan p = plan_of(name);
+    if (!p.trained_as.empty() && std::find(o.variants.begin(), o.variants.end(), p.trained_as) != o.variants.end()) continue;
+    per_variant_step += p.joint ? v.joint : v.frozen;
+  }
+  // A tenth for evaluation and files; of the rest four tenths for the base model, a tenth for the planner, half for the variants.
+  const double seconds = 0.9 * seconds_left / o.seeds;
+  const auto fit = [](index_t wanted, double budget, double per_step) {
+    return std::clamp<index_t>(static_cast<index_t>(budget / std::max(per_step, 1e-9)), std::min<index_t>(wanted, 20), wanted);
+  };
+  w.planner_steps = fit(w.planner_steps, 0.1 * seconds, v.planner);
+  w.base_steps = fit(w.base_steps, 0.4 * seconds, v.base);
+  const double spent = double(w.planner_steps) * v.planner + double(w.base_steps) * v.base;
+  w.variant_steps = fit(w.variant_steps, seconds - spent, per_variant_step);
+  return w;
+}
+
+/// What makes two runs the same run. A folder that holds another one is refused.
+work settle(const run_folder& folder, const std::string& path, const json& identity, const std::function<work()>& plan, const json& command) {
+  const auto file = folder.file("run.json");
+  if (std::filesystem::exists(file)) {
+    json before;
+    try {
+      std::ifstream in(file);
+      before = json::parse(in);
+      for (const auto& [key, value] : identity.items())
+        if (before.at("identity").at(key) != value)
+          throw input_error(path + ": holds a run with " + key + " = " + before.at("identity").at(key).dump() + ", this one has " +
+                            value.dump() + "; choose another --out or remove the folder");
+      const json& w = before.at("steps");
+      return {w.at("base"), w.at("planner"), w.at("variant")};
+    } catch (const json::exception&) {
+      throw input_error(file.string() + ": is not a run description of this program; choose another --out");
+    }
+  }
+  const work w = plan();
+  folder.write_json("run.json", {{"identity", identity}, {"steps", {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}}},
+                                 {"command", command}});
+  return w;
+}
+
+int train(int argc, char** argv) {
+  options o;
+  int status = 0;
+  if (!parse(argc, argv, o, status)) return status;
+  const auto begin = std::chrono::steady_clock::now();
+  run_folder folder(o.out);
+  interrupt_guard interrupt;
+
+  const data d = load(o);
+  std::cerr << d.description << '\n'
+            << d.split.train.size() << " / " << d.split.valid.size() << " / " << d.split.test.size() << " documents, "
+            << text::count_tokens(d.corpus.documents) << " tokens, vocabulary " << d.vocabulary.size() << '\n';
+  const embeddings vectors = embed(d, o);
+  std::cerr << "text, vocabulary and sentence vectors: " << with_digits(seconds_since(begin), 1) << " s\n";
+
+  json identity = o.config();
+  identity["text"] = std::to_string(d.fingerprint);
+  json command = json::array();
+  for (int i = 0; i < argc; ++i) command.push_back(argv[i]);
+
+  context<B> cx{B::queue{o.threads}};
+  run r(cx, folder, interrupt, identity.dump());
+  std::vector<variant_result> results;
+  if (const auto file = folder.file("results.json"); std::filesystem::exists(file)) {
+    try {
+      std::ifstream in(file);
+      const json before = json::parse(in);
+      for (const auto& v : before.at("variants")) results.push_back(result_from(v));
+    } catch (const json::exception&) {
+      throw input_error(file.string() + ": is not a results file of this program; choose another --out");
+    }
+  }
+  work w;
+  json reports = json::array();
+  try {
+    for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
+      experiment e(cx, d, vectors, o, seed, r);
+      w = settle(folder, o.out.string(), identity,
+                 [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); }, command);
+      if (seed == o.first_seed) {
+        folder.write_text("vocabulary.model", d.vocabulary.model());
+        std::cerr << "steps: base " << w.base_steps << ", planner at most " << w.planner_steps << ", each variant " << w.variant_steps << '\n';
+      }
+      const auto done = [&](const std::string& name) {
+        return std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == name && v.seed == seed; });
+      };
+      e.prepare(w);
+      std::cerr << e.label_report() << '\n';
+      reports.push_back(e.label_report());
+      // oracle-oracle is trained before oracle-predicted is tested, whatever their place in the table.
+      for (const std::string& name : o.variants) {
+        if (done(name)) continue;
+        results.push_back(e.train_and_test(name, w));
+        json list = json::array();
+        for (const variant_result& v : results) list.push_back(to_json(v));
+        json config = identity;
+        config["steps"] = {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
+        config["threads"] = o.threads;
+        config["command"] = command;
+        config["labels_report"] = reports;
+        folder.write_json("results.json", {{"corpus", d.description}, {"config", config}, {"variants", list}});
+      }
+    }
+  } catch (const interrupted& stop) {
+    std::cerr << "\nStopped; the step is finished and saved in " << r.checkpoint().string() << ".\nTo go on, run the same command again.\n";
+    return 128 + stop.signal;
+  }
+  std::error_code ignored;
+  std::filesystem::remove(r.checkpoint(), ignored);
+  std::cout << '\n' << d.description << '\n' << results_table(results, o.variants)
+            << "Differences in nats per token, 95 % bootstrap over test documents; * : the interval leaves out 0.\n"
+            << "none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound, no language model.\n"
+            << "results: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return train(argc, argv);
+  } catch (const planlm::input_error& e) {
+    std::cerr << "train_planner_lm: " << e.what() << '\n';
+    return 2;
+  } catch (const std::exception& e) {
+    std::cerr << "train_planner_lm: " << e.what() << '\n';
+    return 1;
+  }
+}
