@@ -22,11 +22,10 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 
 /// How many steps each stage takes: what the flags say, cut down to fit `--minutes`.
 work plan_work(experiment& e, const options& o, double seconds_left) {
-  const double per_epoch = e.steps_per_epoch();
   const double planner_epoch = double(e.train_sentences()) / std::min<double>(o.planner_batch, double(e.train_sentences()));
   work w;
-  w.base_steps = o.base_steps ? o.base_steps : std::max<index_t>(1, std::llround(o.base_epochs * per_epoch));
-  w.variant_steps = o.variant_steps ? o.variant_steps : std::max<index_t>(1, std::llround(o.variant_epochs * per_epoch));
+  w.base_steps = o.base_steps ? o.base_steps : std::max<index_t>(1, std::llround(o.base_epochs * e.steps_per_epoch(o.batch)));
+  w.variant_steps = o.variant_steps ? o.variant_steps : std::max<index_t>(1, std::llround(o.variant_epochs * e.steps_per_epoch(o.variant_batch)));
   w.planner_steps = o.planner_steps ? o.planner_steps : std::max<index_t>(1, std::llround(o.planner_epochs * planner_epoch));
   if (o.minutes <= 0) return w;
   const experiment::speeds v = e.measure();

@@ -85,7 +85,7 @@ class experiment {
     {
       lm_store lm(cx_, model_.lm, random(1));
       adamw<B> optimiser(cx_, lm.flat_weights().size());
-      auto order = chunks();
+      auto order = chunks(options_.batch);
       v.base = seconds([&](index_t s) { base_step(lm, optimiser, order, s, 0); });
     }
     {
@@ -96,7 +96,7 @@ class experiment {
     logits_.assign(static_cast<std::size_t>(data_.sentences) * static_cast<std::size_t>(options_.labels), 0.0f);
     for (const bool joint : {false, true}) {
       trainee t(*this, joint);
-      auto order = chunks();
+      auto order = chunks(options_.variant_batch);
       (joint ? v.joint : v.frozen) = seconds([&](index_t s) { variant_step(t, mixture{}, joint, order, s, 0, 0); });
     }
     return v;
@@ -110,7 +110,7 @@ class experiment {
     } else {
       lm_store lm(cx_, model_.lm, random(1));
       adamw<B> optimiser(cx_, lm.flat_weights().size(), {.weight_decay = 0.01}, decay_of_matrices(lm.slots()));
-      auto order = chunks();
+      auto order = chunks(options_.batch);
       const warmup schedule{std::max<index_t>(1, w.base_steps / 20), cosine_decay{std::max<index_t>(1, w.base_steps - w.base_steps / 20), 0.05}};
       run_.stage("base", seed_, w.base_steps, {{"lm", lm.flat_weights(), &optimiser}},
                  [&](index_t s) { return base_step(lm, optimiser, order, s, options_.base_rate * schedule(s)); },
@@ -142,7 +142,7 @@ class experiment {
       load_store(cx_, t.adapters, adapters_file, about);
       if (plan.joint) load_store(cx_, *t.planner, planner_file, about);
     } else {
-      auto order = chunks();
+      auto order = chunks(options_.variant_batch);
       const linear_decay schedule{w.variant_steps};
       std::vector<trained_part> parts{{"adapters", t.adapters.flat_weights(), &t.adapter_optimiser}};
       if (plan.joint) parts.push_back({"planner", t.planner->flat_weights(), &*t.planner_optimiser});
@@ -185,7 +185,7 @@ class experiment {
            with_digits(two, 3) + ", planner " + with_digits(before_.cross_entropy(), 3) + " (accuracy " +
            with_digits(before_.accuracy(), 3) + ", entropy " + with_digits(before_.entropy(), 3) + ")";
   }
-  int steps_per_epoch() { return chunks().steps_per_epoch(); }
+  int steps_per_epoch(int batch) const { return chunks(batch).steps_per_epoch(); }
   index_t train_sentences() const { return static_cast<index_t>(train_sentences_.size()); }
 
  private:
@@ -212,9 +212,8 @@ class experiment {
     about["stage"] = name;
     return about;
   }
-  chunk_order chunks() const {
-    return {text::cut_chunks(data_.corpus.documents, data_.split.train, options_.length), options_.batch,
-            static_cast<std::uint64_t>(seed_)};
+  chunk_order chunks(int batch) const {
+    return {text::cut_chunks(data_.corpus.documents, data_.split.train, options_.length), batch, static_cast<std::uint64_t>(seed_)};
   }
   void add_sentences(int document, std::vector<text::sentence_ref>& to) const {
     for (int s = 0; s < data_.corpus.documents[static_cast<std::size_t>(document)].sentences(); ++s) to.push_back({document, s});
@@ -408,7 +407,7 @@ class experiment {
   }
   std::string first_bad_layer(const lm_store& lm) {
     auto scope = cx_.scope();
-    auto order = chunks();
+    auto order = chunks(options_.batch);
     const device_batch b = batches_.load(cx_, order.at(0), nullptr, false);
     const auto bad = [&](const_tensor<B> x) { return cx_.read_one(ops::first_not_finite<B>(cx_, flat(x))) >= 0; };
     const_tensor<B> x = model_.lm.token()(cx_, lm.weights.token, b.rows.tokens).value;

@@ -29,7 +29,7 @@ struct options {
   // labels and planner
   int labels = 64, label_width = 64, context = 16, planner_layers = 1, planner_heads = 2, planner_inner = 256;
   // training
-  int batch = 32, planner_batch = 64;
+  int batch = 32, variant_batch = 8, planner_batch = 64;
   double base_epochs = 3, variant_epochs = 1, planner_epochs = 12;
   int base_steps = 0, variant_steps = 0, planner_steps = 0;
   double base_rate = 2e-3, adapter_rate = 1e-3, planner_rate = 5e-4, joint_planner_rate = 5e-4, clip = 1.0;
@@ -39,7 +39,7 @@ struct options {
     return {{"format", format}, {"splitter", splitter}, {"score", score}, {"layers", layers}, {"width", width}, {"heads", heads},
             {"length", length}, {"vocabulary", vocabulary}, {"first_adapted", first_adapted}, {"labels", labels},
             {"label_width", label_width}, {"context", context}, {"planner_layers", planner_layers},
-            {"planner_heads", planner_heads}, {"planner_inner", planner_inner}, {"batch", batch},
+            {"planner_heads", planner_heads}, {"planner_inner", planner_inner}, {"batch", batch}, {"variant_batch", variant_batch},
             {"planner_batch", planner_batch}, {"base_rate", base_rate}, {"adapter_rate", adapter_rate},
             {"planner_rate", planner_rate}, {"joint_planner_rate", joint_planner_rate}, {"clip", clip}};
   }
@@ -77,7 +77,8 @@ inline bool parse(int argc, char** argv, options& o, int& status) {
   app.add_option("--planner-layers", o.planner_layers, "blocks of the planner")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--planner-heads", o.planner_heads, "its attention heads")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--planner-inner", o.planner_inner, "its feed-forward width")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--batch", o.batch, "chunks per step")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--variant-batch", o.variant_batch, "chunks per step of a variant")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--batch", o.batch, "chunks per step of the base model")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--planner-batch", o.planner_batch, "sentences per planner step")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--base-epochs", o.base_epochs, "of the base language model")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--variant-epochs", o.variant_epochs, "of each variant")->capture_default_str()->check(CLI::PositiveNumber);

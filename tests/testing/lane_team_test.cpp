@@ -9,6 +9,7 @@
 #include <planlm/ops/cross_entropy.hpp>
 #include <planlm/ops/gather.hpp>
 #include <planlm/ops/norm.hpp>
+#include <planlm/ops/pool.hpp>
 #include <planlm/ops/positions.hpp>
 #include <planlm/ops/softmax.hpp>
 #include <planlm/testing/compare.hpp>
@@ -179,6 +180,20 @@ TEST_CASE("masked softmax and its pullback give the same under lanes") {
         return joined(joined(p, dscores), lse);
       });
     }
+}
+
+TEST_CASE("the mean of a sequence and its pullback give the same under lanes") {
+  const std::vector<int> offset{0, 1, 4, 9};
+  for (const index_t cols : widths) {
+    CAPTURE(cols);
+    const numbers x = normal_values(9 * cols, 1), dy = normal_values(3 * cols, 2);
+    check_lanes([&](auto launch) {
+      numbers y = poisoned(3 * cols), dx = poisoned(9 * cols);
+      launch(3, ops::kernel::mean_pool<double>{x.data(), offset.data(), y.data(), cols});
+      launch(3, ops::kernel::mean_pool_pullback<double>{dy.data(), offset.data(), dx.data(), cols});
+      return joined(y, dx);
+    });
+  }
 }
 
 TEST_CASE("sinusoids and rotations give the same under lanes") {

@@ -14,7 +14,7 @@ namespace planlm {
 template <class... Ls>
 struct sequential {
   static_assert(sizeof...(Ls) > 0, "planlm::sequential: needs at least one layer");
-  static_assert((Layer<Ls> && ...), "planlm::sequential: every element must be a Layer (see the notes below for what is missing)");
+  static_assert((must_be_layer<Ls>() && ...));
   using backend = typename std::tuple_element_t<0, std::tuple<Ls...>>::backend;
   static_assert((std::same_as<typename Ls::backend, backend> && ...),
                 "planlm::sequential: all layers must use the same backend and number type");
@@ -60,7 +60,7 @@ struct sequential {
 /// x -> x + branch(x).
 template <class L>
 struct residual {
-  static_assert(Layer<L>, "planlm::residual: the branch must be a Layer (see the notes below for what is missing)");
+  static_assert(must_be_layer<L>());
   using backend = typename L::backend;
   using params = typename L::params;
   L branch;
@@ -109,7 +109,7 @@ auto chain(context<B>& cx, index_t depth, const_tensor<B> x, const Step& step) {
 /// The same block, `depth` times, each with parameters of its own: one instantiation whatever the depth.
 template <class L>
 struct stack {
-  static_assert(Layer<L>, "planlm::stack: the block must be a Layer (see the notes below for what is missing)");
+  static_assert(must_be_layer<L>());
   using backend = typename L::backend;
   using params = std::vector<typename L::params>;
   index_t depth;
@@ -142,7 +142,7 @@ stack(index_t, L) -> stack<L>;
 /// Activation checkpointing (1604.06174): keeps only the input of `inner` and runs it again when the gradient is asked for.
 template <class L>
 struct recompute {
-  static_assert(Layer<L>, "planlm::recompute: the inner layer must be a Layer (see the notes below for what is missing)");
+  static_assert(must_be_layer<L>());
   using backend = typename L::backend;
   using params = typename L::params;
   L inner;

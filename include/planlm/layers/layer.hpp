@@ -36,6 +36,9 @@ inline parameter_spec vector_spec(std::string name, index_t size, initial start 
   return {std::move(name), {size, 1}, 1, start, scale};
 }
 
+/// A visitor with a member type `ignores_names`: composites then build no names, so that visiting allocates nothing.
+template <class F>
+concept IgnoresNames = requires { typename F::ignores_names; };
 /// A visitor that puts `prefix.` before every name: how a composite visits a member.
 template <class F>
 struct prefixed {
@@ -48,8 +51,9 @@ struct prefixed {
   }
 };
 template <class F>
-prefixed<F> within(std::string prefix, F& visitor) {
-  return {std::move(prefix), visitor};
+auto within(std::string prefix, F& visitor) {
+  if constexpr (IgnoresNames<F>) return visitor;
+  else return prefixed<F>{std::move(prefix), visitor};
 }
 
 /// Parameters of a layer that has none.
@@ -95,6 +99,21 @@ concept HasPullback =
 template <class L>
 concept Layer = Parametrised<L> && HasForward<L> && HasPullback<L>;
 
+/// Layer<L>, with the first thing that is missing as an error of its own: a failed `static_assert(Layer<L>)` shows in g++ alone what it was.
+template <class L>
+consteval bool must_be_layer() {
+  static_assert(std::copyable<L>, "planlm: a layer must be copyable configuration");
+  if constexpr (!HasBackend<L>)
+    static_assert(HasBackend<L>, "planlm: a layer needs a member type `backend` that models Backend");
+  else if constexpr (!HasParameters<L>)
+    static_assert(HasParameters<L>, "planlm: a layer needs a struct `params` of views and each_param(f, params...)");
+  else if constexpr (!HasForward<L>)
+    static_assert(HasForward<L>, "planlm: calling a layer must return vjp{output, pullback}");
+  else
+    static_assert(HasPullback<L>, "planlm: a layer's pullback must return the gradient of its input");
+  return true;
+}
+
 /// Whether a layer can be called with x, alone or followed by `Extra` (sequences, a placement, an injection).
 template <class L, class... Extra>
 concept CallableWith =
@@ -110,11 +129,22 @@ auto call_layer(const L& layer, context<B>& cx, const typename L::params& p, con
   else return layer(cx, p, x);
 }
 
+namespace detail {
+struct wanted_gradients {
+  using ignores_names = void;
+  bool& any;
+  template <class Tensor>
+  void operator()(const parameter_spec&, const Tensor& gradient) const {
+    any = any || static_cast<bool>(gradient);
+  }
+};
+}  // namespace detail
+
 /// Whether any gradient of `g` is wanted.
 template <Parametrised L>
 bool wants_gradient(const L& layer, typename L::params& g) {
   bool wanted = false;
-  auto look = [&](const parameter_spec&, const auto& tensor) { wanted = wanted || static_cast<bool>(tensor); };
+  detail::wanted_gradients look{wanted};
   layer.each_param(look, g);
   return wanted;
 }

@@ -107,6 +107,7 @@ struct planner_lm {
     return vjp{h, [&cx, lower_pullback = lower_pullback, upper_pullback = upper_pullback, norm_pullback = norm_pullback,
                    rows = w.rows(), cols = w.cols(), first = static_cast<std::size_t>(first_adapted), width = lm.sizes.width, lm = lm,
                    frozen](const_tensor<B> dh, params& g, bool want_dw = true) {
+                 const bool wants_lm = wants_gradient(lm, g.lm);  // also gives `g.lm = {}` its depth
                  const tensor<B> dw = want_dw ? cx.make_zero(rows, cols) : tensor<B>{};
                  const tensor<B> du = cx.make(rows, width);
                  const const_tensor<B> dlower = upper_pullback(
@@ -115,7 +116,7 @@ struct planner_lm {
                        B::zero(cx.queue(), du.data, static_cast<std::size_t>(du.size()) * sizeof(typename B::real));
                        return pullback(dy, g.lm.blocks[at + first], g.adapters[at], du, dw);
                      });
-                 if (wants_gradient(lm, g.lm)) {
+                 if (wants_lm) {
                    if (frozen) throw error("planner_lm: called as frozen, but a gradient of the language model is wanted");
                    lower_pullback(dlower, g.lm);
                  }

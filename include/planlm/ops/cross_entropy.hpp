@@ -36,6 +36,7 @@ struct cross_entropy {
       if (team.leader()) nll[r] = math::log(total) + top - picked;
       return;
     }
+    team.sync();  // every lane has picked before the owner of the label's column writes it
     const T total = team.template sum<T>(cols, [=](index_t i) {
       const T e = math::exp(row[i] - top);
       row[i] = e;

@@ -1,16 +1,17 @@
-/// The codebook of labels: k-means++ seeding, then Lloyd rounds, then nearest-centroid labels (2410.12492
-/// section 3).
+/// The codebook of labels: k-means++ seeding, Lloyd rounds, nearest-centroid labels (2410.12492 section 3).
 ///
 ///   points [N, C] float -> centroids M [K, C] float, labels (N) in 0 .. K-1
 ///   objective  J = sum_n min_k |x_n - M_k|^2, a double, never larger after a round than before it
 ///
-/// Centroids are means as they come, never re-normalised: a diffuse cluster has a short centroid.
-/// Distances are sums of squared differences in double, one order of summation for every (point, centroid)
-/// pair. So equal centroids tie exactly, a tie goes to the lowest label, and `assign_labels` repeats the
-/// fit's labels bit for bit. Threads share fixed blocks of rows and never add across blocks in varying order:
-/// same bits for any thread count. cost    3 N K C flop a round errors  input_error for a number of labels
-/// the points cannot fill, numeric_error for a point that is not finite,
-///         shape_error for extents that disagree
+/// Centroids are means as they come, never re-normalised: a diffuse cluster has a short centroid. Distances
+/// are sums of squared differences in double, in one order for every (point, centroid) pair. So equal
+/// centroids tie exactly, a tie goes to the lowest label, and `assign_labels` repeats the labels of the fit
+/// bit for bit. Threads share fixed blocks of rows and never add across them: the same bits for any thread
+/// count.
+///
+/// cost    3 N K C flop a round
+/// errors  input_error for a number of labels that the points cannot fill, numeric_error for a point that is
+///         not finite, shape_error for extents that disagree
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -43,8 +44,7 @@ struct kmeans_result {
 
 namespace detail {
 
-/// f(first, last) on consecutive blocks of rows. The size of a block does not depend on the number of
-/// threads.
+/// f(first, last) on consecutive blocks of rows, whose size does not depend on the number of threads.
 template <class F>
 void for_row_blocks(cpu_detail::thread_pool& pool, index_t rows, index_t block, const F& f) {
   pool.run((rows + block - 1) / block,

@@ -1,16 +1,15 @@
-/// What is known about label sequences before any network: counts, entropy, the smoothed bigram critic, edit
-/// distance.
+/// What is known about label sequences before any network: counts, entropy, n-gram critics, edit distance.
 ///
-///   P(b | a) = (count(a, b) + delta) / (count(a, .) + delta * outcomes)     a in {<bos>, labels}, b in
-///   {labels, <eos>}
+///   P(b | a) = (count(a, b) + delta) / (count(a, .) + delta outcomes)
+///   a in {<bos>, labels}, b in {labels, <eos>}
 ///
-/// The critic's cross-entropy (nats a prediction) is the bar a planner must clear; exp of it on generated
-/// text is the latent perplexity (2404.00614 section 4, after Deng et al.'s model criticism). <bos> starts
-/// every document and is never predicted. Whether <eos> is an outcome is `document_end`: `predicted` gives K
-/// + 1 outcomes and one more prediction a document, and a uniform critic has perplexity K + 1; `ignored`
-/// (default) gives K outcomes, so that the number compares with a planner's cross-entropy, and a uniform
-/// critic has perplexity K. errors  shape_error for a label outside 0 .. K-1, offsets that do not ascend,
-/// delta < 0
+/// The cross-entropy of the bigram critic (nats a prediction) is the bar that a planner must clear; exp of
+/// it on generated text is the latent perplexity (2404.00614, after the model criticism of Deng et al.).
+/// <bos> starts every document and is never predicted. Whether <eos> is an outcome is a `document_end`:
+///   ignored    (default) K outcomes: comparable with a planner's cross-entropy; a uniform critic has perplexity K
+///   predicted  K + 1 outcomes, one more prediction a document; a uniform critic has perplexity K + 1
+///
+/// errors  shape_error for a label outside 0 .. K-1, offsets that do not ascend, delta < 0
 #pragma once
 #include <algorithm>
 #include <cmath>

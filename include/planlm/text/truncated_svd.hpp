@@ -1,13 +1,15 @@
 /// The leading right singular vectors of a sparse matrix by randomised subspace iteration.
 ///
 ///   A [S, V] sparse ~ U Sigma R^T,  R [V, C]
-///   Q <- orth(A^T A Q), `rounds` times from random Q [V, C + oversampling]; then Rayleigh and Ritz: R = Q
-///   eig(Q^T A^T A Q)
+///   Q <- orth(A^T A Q), `rounds` times from random Q [V, C + oversampling]
+///   R = Q W, W the leading eigenvectors of Q^T A^T A Q
 ///
-/// Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011. The largest entry of each
-/// column of R is positive, which fixes the sign; columns beyond the rank of A are zero. A^T A Q is formed
-/// one row of A at a time, so A Q is never stored. Threads own columns of Q and never add across them: same
-/// bits for any thread count. cost    4 nnz(A) (C + oversampling) + 4 V (C + oversampling)^2 flop a round
+/// Halko, Martinsson, Tropp, "Finding structure with randomness", SIAM Review 2011. The largest entry of
+/// each column of R is positive, which fixes the sign; columns beyond the rank of A are zero. A^T A Q is
+/// formed one row of A at a time, so A Q is never stored. Threads own columns of Q and never add across
+/// them: the same bits for any thread count.
+///
+/// cost    4 nnz(A) (C + oversampling) + 4 V (C + oversampling)^2 flop a round
 #pragma once
 #include <algorithm>
 #include <array>

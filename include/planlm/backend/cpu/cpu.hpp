@@ -132,6 +132,8 @@ struct cpu {
   /// The same product `count` times, the operands `step` elements further each time.
   static void gemm_batched(queue& q, Real alpha, operand<const Real> a, index_t a_step, operand<const Real> b, index_t b_step,
                            operand<Real> c, index_t c_step, index_t count, into mode) {
+    if (c.col_stride != 1 && c.row_stride == 1)
+      return gemm_batched(q, alpha, turned(b), b_step, turned(a), a_step, turned(c), c_step, count, mode);
     q.pool().run(count, [&](index_t i, int member) {
       auto at = [i](auto m, index_t step) {
         m.data += i * step;
