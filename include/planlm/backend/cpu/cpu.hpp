@@ -125,9 +125,10 @@ struct cpu {
   static void gemm(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, into mode) {
     multiply(q, alpha, a, b, c, nullptr, mode);
   }
-  /// C = alpha A B + bias, the bias repeated over rows: saves a pass over C.
-  static void gemm_bias(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, view<const Real, 1> bias, operand<Real> c) {
-    multiply(q, alpha, a, b, c, bias.data, into::replace);
+  /// C = alpha A B + bias, or C += it, the bias repeated over rows: saves a pass over C.
+  static void gemm_bias(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, view<const Real, 1> bias, operand<Real> c,
+                        into mode) {
+    multiply(q, alpha, a, b, c, bias.data, mode);
   }
   /// The same product `count` times, the operands `step` elements further each time.
   static void gemm_batched(queue& q, Real alpha, operand<const Real> a, index_t a_step, operand<const Real> b, index_t b_step,
