@@ -1,8 +1,12 @@
 /// What the user asks for, checked before any work is done.
 #pragma once
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 #include <CLI/CLI.hpp>
@@ -45,11 +49,39 @@ struct options {
   }
 };
 
+/// What is wrong with a number on the command line; empty if nothing is.
+inline std::string complaint_about_whole(const std::string& given, int least) {
+  constexpr int most = 1'000'000'000;
+  int value = 0;
+  const auto [end, failed] = std::from_chars(given.data(), given.data() + given.size(), value);
+  const bool fits = failed == std::errc{} && end == given.data() + given.size() && value >= least && value <= most;
+  return fits ? ""
+              : "give a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", not '" +
+                    given + "'";
+}
+inline std::string complaint_about_positive(const std::string& given) {
+  char* end = nullptr;
+  const double value = std::strtod(given.c_str(), &end);
+  const bool fits = !given.empty() && end == given.c_str() + given.size() && std::isfinite(value) && value > 0;
+  return fits ? "" : "give a number above 0, not '" + given + "'";
+}
+
 /// Fills `o` from the command line. Returns false when the program is done (help); `status` is its exit status then.
 inline bool parse(int argc, char** argv, options& o, int& status) {
   CLI::App app{"Trains a planner and a language model on a text, in every variant of the interface between them, and prints the table.\n"
                "Running the same command again goes on where an interrupted run stopped."};
   app.get_formatter()->column_width(34);
+  // Of a flag given twice the last counts, so that a script may set some and its user others.
+  const auto number = [&](const char* flag, auto& to, const char* help, auto check) {
+    CLI::Option* option = app.add_option(flag, to, help)->take_last()->check(check);
+    if (to != 0) option->capture_default_str();
+  };
+  const auto whole = [&](const char* flag, int& to, const char* help, int least = 1) {
+    number(flag, to, help, [least](const std::string& given) { return complaint_about_whole(given, least); });
+  };
+  const auto above_zero = [&](const char* flag, double& to, const char* help) {
+    number(flag, to, help, complaint_about_positive);
+  };
   const auto path = [](std::filesystem::path& to) {
     return [&to](const std::string& value) { to = value; };
   };
@@ -61,38 +93,36 @@ inline bool parse(int argc, char** argv, options& o, int& status) {
   app.add_option("--splitter", o.splitter, "sentences of running text: icu or lines")->capture_default_str();
   app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
   app.add_option("--variants", o.variants, "comma-separated; default all")->delimiter(',');
-  app.add_option("--seeds", o.seeds, "runs with seeds 1 .. N")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--first-seed", o.first_seed, "number of the first seed")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app.add_option("--minutes", o.minutes, "fit the work into about this time, all seeds together")->check(CLI::PositiveNumber);
-  app.add_option("--threads", o.threads, "default: one per processor")->check(CLI::PositiveNumber);
-  app.add_option("--layers", o.layers, "blocks of the language model")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--width", o.width, "its width")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--heads", o.heads, "its attention heads")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--length", o.length, "tokens of context")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--vocabulary", o.vocabulary, "subword pieces")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--first-adapted", o.first_adapted, "first block that sees the plan")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app.add_option("--labels", o.labels, "clusters of sentences")->capture_default_str();
-  app.add_option("--label-width", o.label_width, "width of sentence embeddings")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--context", o.context, "sentences that the planner sees")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-layers", o.planner_layers, "blocks of the planner")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-heads", o.planner_heads, "its attention heads")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-inner", o.planner_inner, "its feed-forward width")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--variant-batch", o.variant_batch, "chunks per step of a variant")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--batch", o.batch, "chunks per step of the base model")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-batch", o.planner_batch, "sentences per planner step")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--base-epochs", o.base_epochs, "of the base language model")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--variant-epochs", o.variant_epochs, "of each variant")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-epochs", o.planner_epochs, "at most; stopped early on validation")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--base-steps", o.base_steps, "instead of --base-epochs")->check(CLI::PositiveNumber);
-  app.add_option("--variant-steps", o.variant_steps, "instead of --variant-epochs")->check(CLI::PositiveNumber);
-  app.add_option("--planner-steps", o.planner_steps, "at most, instead of --planner-epochs")->check(CLI::PositiveNumber);
-  app.add_option("--base-rate", o.base_rate, "learning rate of the base model")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--adapter-rate", o.adapter_rate, "of adapters")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--planner-rate", o.planner_rate, "of the planner alone")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_option("--clip", o.clip, "largest global gradient norm")->capture_default_str()->check(CLI::PositiveNumber);
+  whole("--seeds", o.seeds, "runs with seeds 1 .. N");
+  whole("--first-seed", o.first_seed, "number of the first seed", 0);
+  above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
+  whole("--threads", o.threads, "default: one per processor");
+  whole("--layers", o.layers, "blocks of the language model");
+  whole("--width", o.width, "its width");
+  whole("--heads", o.heads, "its attention heads");
+  whole("--length", o.length, "tokens of context");
+  whole("--vocabulary", o.vocabulary, "subword pieces");
+  whole("--first-adapted", o.first_adapted, "first block that sees the plan", 0);
+  whole("--labels", o.labels, "clusters of sentences");
+  whole("--label-width", o.label_width, "width of sentence embeddings");
+  whole("--context", o.context, "sentences that the planner sees");
+  whole("--planner-layers", o.planner_layers, "blocks of the planner");
+  whole("--planner-heads", o.planner_heads, "its attention heads");
+  whole("--planner-inner", o.planner_inner, "its feed-forward width");
+  whole("--variant-batch", o.variant_batch, "chunks per step of a variant");
+  whole("--batch", o.batch, "chunks per step of the base model");
+  whole("--planner-batch", o.planner_batch, "sentences per planner step");
+  above_zero("--base-epochs", o.base_epochs, "of the base language model");
+  above_zero("--variant-epochs", o.variant_epochs, "of each variant");
+  above_zero("--planner-epochs", o.planner_epochs, "at most; stopped early on validation");
+  whole("--base-steps", o.base_steps, "instead of --base-epochs");
+  whole("--variant-steps", o.variant_steps, "instead of --variant-epochs");
+  whole("--planner-steps", o.planner_steps, "at most, instead of --planner-epochs");
+  above_zero("--base-rate", o.base_rate, "learning rate of the base model");
+  above_zero("--adapter-rate", o.adapter_rate, "of adapters");
+  above_zero("--planner-rate", o.planner_rate, "of the planner alone");
+  above_zero("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training");
+  above_zero("--clip", o.clip, "largest global gradient norm");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -100,7 +130,9 @@ inline bool parse(int argc, char** argv, options& o, int& status) {
       status = app.exit(e);
       return false;
     }
-    throw planlm::input_error(std::string(e.what()) + " (--help lists the flags)");
+    const bool more_words = dynamic_cast<const CLI::ExtrasError*>(&e) || dynamic_cast<const CLI::ArgumentMismatch*>(&e);
+    throw planlm::input_error(std::string(e.what()) + (more_words ? "; --text takes one file or one folder of files" : "") +
+                              " (--help lists the flags)");
   }
 
   using planlm::input_error;
@@ -125,7 +157,6 @@ inline bool parse(int argc, char** argv, options& o, int& status) {
     throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose icu or lines");
   if (o.score != "test" && o.score != "valid")
     throw input_error("--score: '" + o.score + "' is no part of the documents; choose test or valid");
-  if (o.labels < 1) throw input_error("--labels: " + std::to_string(o.labels) + " labels; give at least 1 (64 suits a few megabytes)");
   if (o.width % o.heads != 0)
     throw input_error("--width " + std::to_string(o.width) + " is no multiple of --heads " + std::to_string(o.heads));
   if (o.label_width % o.planner_heads != 0)
