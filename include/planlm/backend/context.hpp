@@ -21,9 +21,9 @@ class context {
   using real = typename B::real;
   using space = typename B::space;
 
-  /// `limit`: bytes of activations that may be held; exceeding it is a memory_error.
+  /// `limit`: bytes of activations, and of temporaries, that may be held; exceeding it is a memory_error.
   explicit context(typename B::queue queue = typename B::queue{}, std::size_t limit = ~std::size_t{0})
-      : queue_(std::move(queue)), values_(limit) {}
+      : queue_(std::move(queue)), values_(limit), scratch_(limit) {}
   context(const context&) = delete;
   context& operator=(const context&) = delete;
 
@@ -37,7 +37,7 @@ class context {
   template <class T, class... E>
   view<T, sizeof...(E), space> make_of(E... extents) {
     view<T, sizeof...(E), space> v(static_cast<T*>(nullptr), extents...);
-    v.data = static_cast<T*>(values_.bump(static_cast<std::size_t>(v.size()) * sizeof(T)));
+    v.data = static_cast<T*>(target_->bump(static_cast<std::size_t>(v.size()) * sizeof(T)));
     return v;
   }
   /// The same, all zero.
@@ -87,16 +87,16 @@ class context {
   /// Everything made after this object ends with it, except what is kept.
   class scope_guard {
    public:
-    explicit scope_guard(context& cx) : cx_(cx), values_(cx.values_.mark()), pullbacks_(cx.pullbacks_.mark()) {}
+    explicit scope_guard(context& cx) : cx_(cx), target_(cx.target_), values_(target_->mark()), pullbacks_(cx.pullbacks_.mark()) {}
     scope_guard(const scope_guard&) = delete;
     scope_guard& operator=(const scope_guard&) = delete;
     ~scope_guard() {
-      cx_.values_.rewind(values_);
+      target_->rewind(values_);
       cx_.pullbacks_.rewind(pullbacks_);
     }
     /// Nothing is released after all: what was made belongs to the surrounding scope.
     void keep_all() {
-      values_ = cx_.values_.mark();
+      values_ = target_->mark();
       pullbacks_ = cx_.pullbacks_.mark();
     }
     /// Moves `r` to the start of the scope and releases all else made in it: at most two copies on the device.
@@ -108,7 +108,7 @@ class context {
       const std::size_t begin = cx_.values_.address(values_, bytes);
       const auto source = reinterpret_cast<std::size_t>(r.data);
       if (begin != source && source < begin + bytes && begin < source + bytes) {  // overlapping: go through free space
-        void* free_space = cx_.values_.bump(bytes);
+        void* free_space = target_->bump(bytes);
         B::copy(cx_.queue_, free_space, from, bytes);
         from = free_space;
       }
@@ -116,21 +116,51 @@ class context {
       cx_.pullbacks_.rewind(pullbacks_);
       view<value, R, space> kept;
       for (int axis = 0; axis < R; ++axis) kept.extents[axis] = r.extents[axis];
-      kept.data = static_cast<value*>(cx_.values_.bump(bytes));
+      kept.data = static_cast<value*>(target_->bump(bytes));
       if (kept.data != from) B::copy(cx_.queue_, kept.data, from, bytes);
-      values_ = cx_.values_.mark();
+      values_ = target_->mark();
       return kept;
     }
 
    private:
     context& cx_;
+    arena<B>* target_;  // where values are made while this scope is the innermost
     typename arena<B>::position values_;
     arena<host_allocator>::position pullbacks_;
   };
   [[nodiscard]] scope_guard scope() { return scope_guard{*this}; }
 
-  /// Memory of activations and temporaries.
+  /// Temporaries that must not lie between values that are kept: what `run` makes is gone when this object is.
+  class scratch_guard {
+   public:
+    explicit scratch_guard(context& cx) : cx_(cx), mark_(cx.scratch_.mark()) {}
+    scratch_guard(const scratch_guard&) = delete;
+    scratch_guard& operator=(const scratch_guard&) = delete;
+    ~scratch_guard() { cx_.scratch_.rewind(mark_); }
+    /// Everything that f() makes in the context comes from scratch memory.
+    /// Not within another run: its values would lie under those of the inner one.
+    template <class F>
+    auto run(const F& f) {
+      if (cx_.target_ == &cx_.scratch_) throw error("context::scratch: run within run; make the inner values in the outer one");
+      const redirection back{cx_, std::exchange(cx_.target_, &cx_.scratch_)};
+      return f();
+    }
+
+   private:
+    struct redirection {
+      context& cx;
+      arena<B>* before;
+      ~redirection() { cx.target_ = before; }
+    };
+    context& cx_;
+    typename arena<B>::position mark_;
+  };
+  [[nodiscard]] scratch_guard scratch() { return scratch_guard{*this}; }
+
+  /// Memory of activations.
   arena<B>& memory() { return values_; }
+  /// Memory of temporaries between them.
+  arena<B>& scratch_memory() { return scratch_; }
 
   /// Randomness of dropout, Gumbel noise and sampling; the training loop sets its step.
   philox random{};
@@ -139,8 +169,9 @@ class context {
 
  private:
   typename B::queue queue_;
-  arena<B> values_;
+  arena<B> values_, scratch_;
   arena<host_allocator> pullbacks_;
+  arena<B>* target_ = &values_;
 };
 
 }  // namespace planlm

@@ -68,18 +68,28 @@ struct attention {
 
   template <class Injection = no_injection>
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, const Injection& inject = {}) const {
-    auto [packed, qkv_pullback] = qkv()(cx, p.qkv, x);  // (N, (heads + 2 kv_heads) width)
+    auto [y, pullback] = run(cx, p, given<B>{x}, seq, inject, {});
+    return vjp{y, [pullback = pullback](const_tensor<B> dy, const params& g, const auto&... sink) {
+                 return pullback(dy, g, no_params{}, sink...);
+               }};
+  }
+
+  /// [residual +] attention(make().value): what a block calls, with a norm as `make`. Kept: packed projections, heads, log sum exp.
+  ///   pullback(dy, g, g_make, sink...): `g_make` goes to make's pullback.
+  template <class Make, class Injection>
+  auto run(context<B>& cx, const params& p, const Make& make, const sequences<B>& seq, const Injection& inject,
+           const_tensor<B> residual) const {
+    auto [packed, qkv_pullback] = remade_linear(cx, qkv(), p.qkv, make);         // (N, (heads + 2 kv_heads) width)
     positions.turn(cx, packed, shape, seq, true);
-    const auto heads = ops::attention(cx, shape, const_tensor<B>(packed), seq);  // (N, C)
-    auto [o, inject_pullback] = inject(cx, const_tensor<B>(heads.y));
-    auto [y, out_pullback] = out()(cx, p.out, o);
+    const auto heads = ops::attention(cx, shape, const_tensor<B>(packed), seq);  // (N, heads width)
+    auto [y, out_pullback] =
+        remade_linear(cx, out(), p.out, [&cx, inject, o = const_tensor<B>(heads.y)] { return inject(cx, o); }, residual);
     return vjp{y, [&cx, shape = shape, positions = positions, seq, packed = packed, heads, qkv_pullback = qkv_pullback,
-                   inject_pullback = inject_pullback,
-                   out_pullback = out_pullback](const_tensor<B> dy, const params& g, const auto&... sink) {
-                 const const_tensor<B> dheads = inject_pullback(out_pullback(dy, g.out), sink...);
-                 auto dpacked = ops::attention_pullback(cx, shape, const_tensor<B>(packed), seq, heads, dheads);
+                   out_pullback = out_pullback](const_tensor<B> dy, const params& g, const auto& g_make, const auto&... sink) {
+                 const const_tensor<B> dheads = out_pullback(dy, g.out, sink...);
+                 const tensor<B> dpacked = ops::attention_pullback(cx, shape, const_tensor<B>(packed), seq, heads, dheads);
                  positions.turn(cx, dpacked, shape, seq, false);
-                 return qkv_pullback(dpacked, g.qkv);
+                 return qkv_pullback(dpacked, g.qkv, g_make);
                }};
   }
 };

@@ -67,13 +67,13 @@ struct parameter_visitor {
 }  // namespace archetype
 
 template <class L>
-concept HasBackend = Backend<typename L::backend> || because<"Layer: needs a member type `backend` that models Backend", L>();
+concept HasBackend = Backend<typename L::backend> || because<"Layer: needs a member type backend that models Backend", L>();
 template <class L>
 concept HasParameters = requires(const L& layer, typename L::params& p, archetype::parameter_visitor& f) {
   layer.each_param(f);
   layer.each_param(f, p);
   layer.each_param(f, p, p);
-} || because<"Layer: needs a struct `params` of views and each_param(f, params...) that calls f(spec, tensors...) for each", L>();
+} || because<"Layer: needs a struct params of views and each_param(f, params...) that calls f(spec, tensors...) for each", L>();
 
 /// Copyable configuration with named parameters. Everything that can be initialised, counted, saved and trained.
 template <class L>
@@ -104,9 +104,9 @@ template <class L>
 consteval bool must_be_layer() {
   static_assert(std::copyable<L>, "planlm: a layer must be copyable configuration");
   if constexpr (!HasBackend<L>)
-    static_assert(HasBackend<L>, "planlm: a layer needs a member type `backend` that models Backend");
+    static_assert(HasBackend<L>, "planlm: a layer needs a member type backend that models Backend");
   else if constexpr (!HasParameters<L>)
-    static_assert(HasParameters<L>, "planlm: a layer needs a struct `params` of views and each_param(f, params...)");
+    static_assert(HasParameters<L>, "planlm: a layer needs a struct params of views and each_param(f, params...)");
   else if constexpr (!HasForward<L>)
     static_assert(HasForward<L>, "planlm: calling a layer must return vjp{output, pullback}");
   else

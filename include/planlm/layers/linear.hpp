@@ -1,6 +1,7 @@
 /// y = x W^T + b.
 #pragma once
 #include <cmath>
+#include <cstddef>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/matmul.hpp>
 
@@ -37,5 +38,37 @@ struct linear {
                }};
   }
 };
+
+/// The input of a layer that is simply there.
+template <Backend B>
+struct given {
+  const_tensor<B> x;
+  auto operator()() const {
+    return vjp{x, [](const_tensor<B> dx, const auto&...) { return dx; }};
+  }
+};
+
+/// y = [residual +] layer(make().value), where the input is cheap to make again (a norm, an activation, an injection): it lives in scratch
+/// memory and only what `make` captures is kept. make() -> vjp{x, pullback}.
+///   pullback(dy, g, rest...): `rest` goes to make's pullback, whose result is returned. The residual's gradient is dy: the caller adds it.
+template <Backend B, class Make>
+auto remade_linear(context<B>& cx, const linear<B>& layer, const typename linear<B>::params& p, const Make& make,
+                   const_tensor<B> residual = {}) {
+  auto scratch = cx.scratch();
+  const const_tensor<B> x = scratch.run([&] { return make().value; });
+  auto y = cx.make(x.rows(), layer.out);
+  if (residual) B::copy(cx.queue(), y.data, residual.data, static_cast<std::size_t>(y.size()) * sizeof(typename B::real));
+  const into mode = residual ? into::add : into::replace;
+  if (layer.bias) ops::matmul_nt_bias(cx, x, const_tensor<B>(p.w), const_tensor<B, 1>(p.b), y, mode);
+  else B::gemm(cx.queue(), 1, plain(x), transposed(const_tensor<B>(p.w)), plain(y), mode);
+  return vjp{y, [&cx, make, w = p.w](const_tensor<B> dy, const typename linear<B>::params& g, const auto&... rest) {
+               auto temporary = cx.scratch();
+               auto again = temporary.run([&] { return make(); });
+               if (g.w) ops::matmul_tn_add(cx, dy, const_tensor<B>(again.value), g.w);
+               if (g.b) ops::add_column_sums(cx, dy, g.b);
+               const const_tensor<B> dx = ops::matmul(cx, dy, const_tensor<B>(w));
+               return const_tensor<B>(again.pullback(dx, rest...));
+             }};
+}
 
 }  // namespace planlm

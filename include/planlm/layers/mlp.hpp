@@ -26,12 +26,19 @@ struct mlp {
     down().each_param(in_down, p.down...);
   }
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x) const {
-    auto [u, up_pullback] = up()(cx, p.up, x);                             // (N, inner)
-    auto [h, act_pullback] = activation<B, F>{}(cx, no_params{}, u);       // (N, inner)
-    auto [y, down_pullback] = down()(cx, p.down, h);                       // (N, C)
-    return vjp{y, [up_pullback = up_pullback, act_pullback = act_pullback, down_pullback = down_pullback](const_tensor<B> dy,
-                                                                                                         const params& g) {
-                 return up_pullback(act_pullback(down_pullback(dy, g.down), no_params{}), g.up);
+    auto [y, pullback] = run(cx, p, given<B>{x}, {});
+    return vjp{y, [pullback = pullback](const_tensor<B> dy, const params& g) { return pullback(dy, g, no_params{}); }};
+  }
+
+  /// [residual +] mlp(make().value): what a block calls, with a norm as `make`. Kept: the pre-activation (N, inner) alone.
+  ///   pullback(dy, g, rest...): `rest` goes to make's pullback.
+  template <class Make>
+  auto run(context<B>& cx, const params& p, const Make& make, const_tensor<B> residual) const {
+    auto [u, up_pullback] = remade_linear(cx, up(), p.up, make);                                                    // (N, inner)
+    auto [y, down_pullback] = remade_linear(
+        cx, down(), p.down, [&cx, u = const_tensor<B>(u)] { return activation<B, F>{}(cx, no_params{}, u); }, residual);  // (N, C)
+    return vjp{y, [up_pullback = up_pullback, down_pullback = down_pullback](const_tensor<B> dy, const params& g, const auto&... rest) {
+                 return up_pullback(down_pullback(dy, g.down, no_params{}), g.up, rest...);
                }};
   }
 };

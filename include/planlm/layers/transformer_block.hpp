@@ -13,6 +13,7 @@ struct at_attention_output {};
 struct at_feed_forward_input {};
 
 /// h = x + attention(norm1(x));  y = h + mlp(norm2(h)).   x (N, C) with sequences -> (N, C).
+/// Kept for the pullback are 3 C + C + C + inner + C values per row; norms, activations and the injection are made again.
 /// The injection, if any, acts where `Placement` says; sinks given to the pullback are handed to the injection's pullback.
 template <Backend B, class Norm = layer_norm<B>, class Activation = ops::gelu, class Positions = no_rotation>
 struct transformer_block {
@@ -47,25 +48,29 @@ struct transformer_block {
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, Placement = {},
                   const Injection& inject = {}) const {
     constexpr bool in_attention = std::same_as<Placement, at_attention_output>;
-    auto [a, norm1_pullback] = norm()(cx, p.norm1, x);
-    auto [o, attention_pullback] = attention(cx, p.attention, a, seq, pick<in_attention>(inject));
-    auto h = ops::sum(cx, x, const_tensor<B>(o));
-    auto [f, norm2_pullback] = norm()(cx, p.norm2, h);
-    auto [v, inject_pullback] = pick<!in_attention>(inject)(cx, const_tensor<B>(f));
-    auto [m, mlp_pullback] = mlp(cx, p.mlp, v);
-    auto y = ops::sum(cx, const_tensor<B>(h), const_tensor<B>(m));
-    return vjp{y, [&cx, norm1_pullback = norm1_pullback, attention_pullback = attention_pullback, norm2_pullback = norm2_pullback,
-                   inject_pullback = inject_pullback,
-                   mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g, const auto&... sink) {
-                 const const_tensor<B> dv = mlp_pullback(dy, g.mlp);
-                 const_tensor<B> df;
-                 if constexpr (in_attention) df = inject_pullback(dv);
-                 else df = inject_pullback(dv, sink...);
-                 const const_tensor<B> dh = ops::sum(cx, dy, const_tensor<B>(norm2_pullback(df, g.norm2)));
-                 const_tensor<B> da;
-                 if constexpr (in_attention) da = attention_pullback(dh, g.attention, sink...);
-                 else da = attention_pullback(dh, g.attention);
-                 return ops::sum(cx, dh, const_tensor<B>(norm1_pullback(da, g.norm1)));
+    const auto norm1 = [&cx, n = norm(), p1 = p.norm1, x] { return n(cx, p1, x); };
+    auto [h, attention_pullback] = attention.run(cx, p.attention, norm1, seq, pick<in_attention>(inject), x);
+    // norm2, then the injection if it belongs here; made again in the pullback rather than kept.
+    const auto norm2 = [&cx, n = norm(), p2 = p.norm2, h = const_tensor<B>(h), inject = pick<!in_attention>(inject)] {
+      auto [f, norm_pullback] = n(cx, p2, h);
+      auto [v, inject_pullback] = inject(cx, const_tensor<B>(f));
+      return vjp{v, [norm_pullback = norm_pullback, inject_pullback = inject_pullback](const_tensor<B> dv, const auto& g,
+                                                                                       const auto&... sink) {
+                   return norm_pullback(inject_pullback(dv, sink...), g);
+                 }};
+    };
+    auto [y, mlp_pullback] = mlp.run(cx, p.mlp, norm2, const_tensor<B>(h));
+    return vjp{y, [&cx, attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
+                                                                                              const auto&... sink) {
+                 const const_tensor<B> dh = [&] {
+                   if constexpr (in_attention) return ops::sum(cx, dy, mlp_pullback(dy, g.mlp, g.norm2));
+                   else return ops::sum(cx, dy, mlp_pullback(dy, g.mlp, g.norm2, sink...));
+                 }();
+                 const const_tensor<B> dx = [&] {
+                   if constexpr (in_attention) return attention_pullback(dh, g.attention, g.norm1, sink...);
+                   else return attention_pullback(dh, g.attention, g.norm1);
+                 }();
+                 return ops::sum(cx, dh, dx);
                }};
   }
 

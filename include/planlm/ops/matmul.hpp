@@ -8,7 +8,7 @@ namespace planlm {
 /// A backend that can start the sums of a product at a bias.
 template <class B>
 concept HasFusedBias = requires(typename B::queue& q, operand<const typename B::real> a, operand<typename B::real> c,
-                                const_tensor<B, 1> bias) { B::gemm_bias(q, typename B::real(1), a, a, bias, c); };
+                                const_tensor<B, 1> bias) { B::gemm_bias(q, typename B::real(1), a, a, bias, c, into::add); };
 
 namespace ops {
 
@@ -46,16 +46,21 @@ tensor<B> matmul_nt(context<B>& cx, const_tensor<B> a, const_tensor<B> b) {
   B::gemm(cx.queue(), 1, plain(a), transposed(b), plain(c), into::replace);
   return c;
 }
+/// c (M, N) = a b^T + bias, or += it; a (M, K), b (N, K), bias (N).
+template <Backend B>
+void matmul_nt_bias(context<B>& cx, const_tensor<B> a, const_tensor<B> b, const_tensor<B, 1> bias, tensor<B> c, into mode) {
+  if constexpr (HasFusedBias<B>) {
+    B::gemm_bias(cx.queue(), 1, plain(a), transposed(b), bias, plain(c), mode);
+  } else {
+    B::gemm(cx.queue(), 1, plain(a), transposed(b), plain(c), mode);
+    B::for_each(cx.queue(), c.size(), kernel::add_bias<typename B::real>{bias.data, c.data, c.cols()});
+  }
+}
 /// a (M, K), b (N, K), bias (N) -> a b^T + bias (M, N).
 template <Backend B>
 tensor<B> matmul_nt_bias(context<B>& cx, const_tensor<B> a, const_tensor<B> b, const_tensor<B, 1> bias) {
   auto c = cx.make(a.rows(), b.rows());
-  if constexpr (HasFusedBias<B>) {
-    B::gemm_bias(cx.queue(), 1, plain(a), transposed(b), bias, plain(c));
-  } else {
-    B::gemm(cx.queue(), 1, plain(a), transposed(b), plain(c), into::replace);
-    B::for_each(cx.queue(), c.size(), kernel::add_bias<typename B::real>{bias.data, c.data, c.cols()});
-  }
+  matmul_nt_bias(cx, a, b, bias, c, into::replace);
   return c;
 }
 /// c (M, N) += a^T b with a (K, M), b (K, N).

@@ -21,10 +21,8 @@ struct eigen_products {
     using row_vector = Eigen::Matrix<Real, 1, Eigen::Dynamic>;
     using row_major = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
     Eigen::Map<row_major, 0, Eigen::OuterStride<>> to(c.data, c.rows, c.cols, Eigen::OuterStride<>(c.row_stride));
-    if (mode == into::replace) {
-      if (bias) to.rowwise() = Eigen::Map<const row_vector>(bias, c.cols);
-      else to.setZero();
-    }
+    if (mode == into::replace) to.setZero();
+    if (bias) to.rowwise() += Eigen::Map<const row_vector>(bias, c.cols);
     if (a.cols == 0) return;
     with_map(a, [&](const auto& left) { with_map(b, [&](const auto& right) { to.noalias() += alpha * left * right; }); });
   }

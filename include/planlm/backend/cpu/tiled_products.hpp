@@ -29,7 +29,7 @@ struct tiled_products {
     return static_cast<std::size_t>(block_k * tile<Real>::block_n) * sizeof(Real);
   }
 
-  /// The block of C given by its operand; `bias` (one value per column, or null) starts the sums when C is replaced.
+  /// The block of C given by its operand; `bias` (one value per column, or null) is added once.
   template <class Real>
   static void multiply(Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode,
                        void* scratch) {
@@ -45,7 +45,7 @@ struct tiled_products {
         const bool first = pc == 0 && mode == into::replace;
         for (index_t j = 0; j < nc; j += t::cols) {
           const panel<Real> to{packed + j * kc, c.data + jc + j, std::min<index_t>(t::cols, nc - j),
-                               first && bias ? bias + jc + j : nullptr, !first};
+                               pc == 0 && bias ? bias + jc + j : nullptr, !first};
           index_t i = 0;
           for (; i + t::rows <= c.rows; i += t::rows) run<t::rows>(alpha, a, i, pc, kc, to, c.row_stride);
           for (; i + 2 <= c.rows; i += 2) run<2>(alpha, a, i, pc, kc, to, c.row_stride);
@@ -67,9 +67,11 @@ struct tiled_products {
 
   template <class Real>
   static void start(operand<Real> c, const Real* bias, into mode) {
-    if (mode == into::add) return;
     for (index_t i = 0; i < c.rows; ++i)
-      for (index_t j = 0; j < c.cols; ++j) c.data[i * c.row_stride + j] = bias ? bias[j] : Real(0);
+      for (index_t j = 0; j < c.cols; ++j) {
+        Real& at = c.data[i * c.row_stride + j];
+        at = (mode == into::add ? at : Real(0)) + (bias ? bias[j] : Real(0));
+      }
   }
 
   // Columns [j, j + n) of B, inner indices [p, p + kc), as rows of `cols` values; missing columns are zero.
