@@ -127,9 +127,9 @@ struct planner_lm {
   /// Logits z (S, K) and a mixing policy given. pullback(dhidden, g, want_dz) -> dz (S, K), empty where not wanted or where the policy
   /// passes no gradient.
   template <class Mix>
-    requires MixingPolicy<Mix, B>
   auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> z, const Mix& mix,
                   bool frozen = false) const {
+    static_assert(must_be_mixing_policy<Mix, B>());
     auto [w, weights_pullback] = mix.weights(cx, z);                                             // (S, K), shared by all layers
     auto [h, pullback] = (*this)(cx, p, batch, const_tensor<B>(w), frozen);
     return vjp{h, [weights_pullback = weights_pullback, pullback = pullback](const_tensor<B> dh, params& g, bool want_dz = true) {

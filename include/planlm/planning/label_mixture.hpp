@@ -24,8 +24,8 @@ struct label_mixture {
     f(matrix_spec("table", labels, width, initial::normal, 1), p.table...);
   }
   template <class Mix = mixture>
-    requires MixingPolicy<Mix, B>
   auto operator()(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix = {}, location at = location::here()) const {
+    static_assert(must_be_mixing_policy<Mix, B>());
     if (z.cols() != labels)
       throw_shape_error("label_mixture: z is " + ops::shape_text(z.rows(), z.cols()) + ", the layer expects (S, " +
                             std::to_string(labels) + ")", at);

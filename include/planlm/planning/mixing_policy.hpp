@@ -16,12 +16,30 @@
 
 namespace planlm {
 
+template <class M, class B>
+concept HasWeights = requires(const M& mix, context<B>& cx, const_tensor<B> z) {
+  { mix.weights(cx, z).value } -> std::convertible_to<const_tensor<B>>;
+} || because<"MixingPolicy: needs weights(context, logits) returning vjp{weights, pullback}", M, B>();
+template <class M, class B>
+concept HasWeightsPullback = requires(const M& mix, context<B>& cx, const_tensor<B> z) {
+  { mix.weights(cx, z).pullback(z) } -> std::convertible_to<const_tensor<B>>;
+} || because<"MixingPolicy: the pullback must take dweights and return dlogits, empty where no gradient flows", M, B>();
+
 /// `M` is a way to turn logits into weights for backend B.
 template <class M, class B>
-concept MixingPolicy = std::copyable<M> && (requires(const M& mix, context<B>& cx, const_tensor<B> z) {
-  { mix.weights(cx, z).value } -> std::convertible_to<const_tensor<B>>;
-  { mix.weights(cx, z).pullback(z) } -> std::convertible_to<const_tensor<B>>;
-} || because<"MixingPolicy: needs weights(context, logits) returning vjp{weights, pullback(dweights) -> dlogits}", M, B>());
+concept MixingPolicy = std::copyable<M> && HasWeights<M, B> && HasWeightsPullback<M, B>;
+
+/// MixingPolicy<M, B>, with the first thing that is missing as an error of its own: calls that take a policy have two overloads, and a
+/// compiler that rejects both tells of overloads, not of the policy.
+template <class M, class B>
+consteval bool must_be_mixing_policy() {
+  static_assert(std::copyable<M>, "planlm: a mixing policy must be copyable configuration");
+  if constexpr (!HasWeights<M, B>)
+    static_assert(HasWeights<M, B>, "planlm: a mixing policy needs weights(context, logits) that returns vjp{weights, pullback}");
+  else
+    static_assert(HasWeightsPullback<M, B>, "planlm: a mixing policy's pullback must return the gradient of the logits");
+  return true;
+}
 
 namespace mixing_kernel {
 /// Where the largest value of a row is; the lowest index of several.
