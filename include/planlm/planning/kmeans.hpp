@@ -162,7 +162,7 @@ inline void centroids_of(std::span<const float> points, std::span<const std::int
 /// was none to move. Such a point exists while there are as many distinct points as labels, and it stops
 /// paying its distance.
 inline bool reseed_empty(std::span<const float> points, index_t width, std::vector<float>& centroids,
-                         std::vector<std::int32_t>& labels, std::vector<double>& distances) {
+                         std::vector<std::int32_t>& labels, const std::vector<double>& distances) {
   const std::size_t count = centroids.size() / static_cast<std::size_t>(width);
   std::vector<index_t> used(count);
   for (auto a : labels) ++used[static_cast<std::size_t>(a)];
@@ -180,7 +180,6 @@ inline bool reseed_empty(std::span<const float> points, index_t width, std::vect
     --used[static_cast<std::size_t>(labels[farthest])];
     used[k] = 1;
     labels[farthest] = static_cast<std::int32_t>(k);
-    distances[farthest] = 0;
     moved = true;
   }
   return moved;
@@ -279,8 +278,8 @@ inline kmeans_result lloyd(std::span<const float> points, index_t width, std::ve
       objective = detail::assign(points, centroids, width, pool, labels, distances);
     } while (detail::reseed_empty(points, width, centroids, labels, distances));
     const bool same = round > 0 && labels == result.labels;
-    // Means are rounded to float. In the last rounds that can cost more than the round gains; such a round is
-    // not taken.
+    // The mean rounded to float is the best float centroid, so only the rounding of the sums can make a round
+    // worse. Such a round is not taken.
     const bool worse = round > 0 && objective > result.objective.back();
     if (!worse) {
       result.centroids = centroids;
