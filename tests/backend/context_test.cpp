@@ -76,6 +76,29 @@ TEST_CASE("what is kept may start in a block later than its scope did") {
   CHECK(cx.read(kept) == count_from(7, 60000));
 }
 
+TEST_CASE("within scratch memory a scope keeps and releases there, and activations stay where they are") {
+  context<B> cx;
+  auto outer = cx.scope();
+  const auto activation = counted(cx, 300, 1);
+  const std::size_t used = cx.memory().used_bytes();
+  {
+    auto scratch = cx.scratch();
+    const auto kept = scratch.run([&] {
+      counted(cx, 10, -1e6);
+      auto scope = cx.scope();
+      counted(cx, 33, -2e6);
+      return scope.keep(counted(cx, 1000, 7));  // overlaps its new place
+    });
+    CHECK(cx.read(kept) == count_from(7, 1000));
+    CHECK(cx.memory().used_bytes() == used);
+    CHECK(cx.scratch_memory().used_bytes() == 256 + 8192);
+    CHECK_THROWS_AS(scratch.run([&] { return scratch.run([] { return 1; }); }), error);
+    CHECK(counted(cx, 5, 0).data >= activation.data + 300);  // back among the activations
+  }
+  CHECK(cx.scratch_memory().used_bytes() == 0);
+  CHECK(cx.read(activation) == count_from(1, 300));
+}
+
 TEST_CASE("keeping what was made before the scope copies it") {
   context<B> cx;
   const auto outside = counted(cx, 10, 1);

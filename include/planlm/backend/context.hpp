@@ -105,14 +105,14 @@ class context {
       using value = std::remove_const_t<T>;
       const std::size_t bytes = static_cast<std::size_t>(r.size()) * sizeof(T);
       const void* from = r.data;
-      const std::size_t begin = cx_.values_.address(values_, bytes);
+      const std::size_t begin = target_->address(values_, bytes);
       const auto source = reinterpret_cast<std::size_t>(r.data);
       if (begin != source && source < begin + bytes && begin < source + bytes) {  // overlapping: go through free space
         void* free_space = target_->bump(bytes);
         B::copy(cx_.queue_, free_space, from, bytes);
         from = free_space;
       }
-      cx_.values_.rewind_in_place(values_);
+      target_->rewind_in_place(values_);
       cx_.pullbacks_.rewind(pullbacks_);
       view<value, R, space> kept;
       for (int axis = 0; axis < R; ++axis) kept.extents[axis] = r.extents[axis];

@@ -93,11 +93,13 @@ double worst_product(int threads) {
         for (const T v : c.values) untouched += v != v;
         if (untouched != gaps) worst = INFINITY;  // wrote between the rows
       }
-      if (!turn_c) {
+      for (const into mode : {into::replace, into::add}) {
+        if (turn_c) continue;  // a bias runs along the rows of a plain destination
         matrix<T> c(s.m, s.n, false, padding, 3);
         const std::vector<T> bias = normal_values<T>(s.n, 4);
-        B::gemm_bias(queue, alpha, a.read_only(), b.read_only(), view<const T, 1>(bias.data(), s.n), c.view());
-        worst = std::max(worst, testing::largest_error(c.dense(), triple_loop<T>(static_cast<double>(alpha), a, b, nullptr, &bias)));
+        const auto expected = triple_loop<T>(static_cast<double>(alpha), a, b, mode == into::add ? &c : nullptr, &bias);
+        B::gemm_bias(queue, alpha, a.read_only(), b.read_only(), view<const T, 1>(bias.data(), s.n), c.view(), mode);
+        worst = std::max(worst, testing::largest_error(c.dense(), expected));
       }
     }
   return worst;
@@ -108,15 +110,16 @@ std::vector<T> rows_of(const std::vector<T>& dense, index_t cols, index_t begin,
   return {dense.begin() + begin * cols, dense.begin() + end * cols};
 }
 
-/// alpha A B + bias, then += alpha A B once more: both ways to write a destination.
+/// alpha A B + bias, then += alpha A B, then += alpha A B + bias: all ways to write a destination.
 template <class T>
-std::vector<T> twice(int threads, operand<const T> a, operand<const T> b, const std::vector<T>& bias, T alpha) {
+std::vector<T> thrice(int threads, operand<const T> a, operand<const T> b, const std::vector<T>& bias, T alpha) {
   using B = cpu<T>;
   typename B::queue queue(threads);
   std::vector<T> c(static_cast<std::size_t>(a.rows * b.cols));
   const operand<T> to{c.data(), a.rows, b.cols, b.cols, 1};
-  B::gemm_bias(queue, alpha, a, b, view<const T, 1>(bias.data(), b.cols), to);
+  B::gemm_bias(queue, alpha, a, b, view<const T, 1>(bias.data(), b.cols), to, into::replace);
   B::gemm(queue, alpha, a, b, to, into::add);
+  B::gemm_bias(queue, alpha, a, b, view<const T, 1>(bias.data(), b.cols), to, into::add);
   return c;
 }
 
@@ -128,17 +131,17 @@ void check_bits() {
         CAPTURE(s.m, s.k, s.n, turn_b, alpha);
         matrix<T> a(s.m, s.k, false, 0, 1), b(s.k, s.n, turn_b, 0, 2);
         const std::vector<T> bias = normal_values<T>(s.n, 4);
-        const auto whole = twice(1, a.read_only(), b.read_only(), bias, alpha);
-        CHECK(same_bits(twice(2, a.read_only(), b.read_only(), bias, alpha), whole));
-        CHECK(same_bits(twice(3, a.read_only(), b.read_only(), bias, alpha), whole));
+        const auto whole = thrice(1, a.read_only(), b.read_only(), bias, alpha);
+        CHECK(same_bits(thrice(2, a.read_only(), b.read_only(), bias, alpha), whole));
+        CHECK(same_bits(thrice(3, a.read_only(), b.read_only(), bias, alpha), whole));
         bool rows_alone = true, blocks = true;
         for (const index_t row : {index_t{0}, index_t{1}, index_t{5}, s.m / 2, s.m - 1}) {
           operand<const T> one = a.read_only();
           one.data += row * one.row_stride;
           one.rows = 1;
-          rows_alone = rows_alone && same_bits(twice(1, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + 1));
+          rows_alone = rows_alone && same_bits(thrice(1, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + 1));
           one.rows = std::min<index_t>(13, s.m - row);
-          blocks = blocks && same_bits(twice(2, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + one.rows));
+          blocks = blocks && same_bits(thrice(2, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + one.rows));
         }
         CHECK(rows_alone);
         CHECK(blocks);
@@ -146,7 +149,7 @@ void check_bits() {
         for (const index_t n : {index_t{1}, index_t{7}, index_t{47}, s.n - 1}) {
           operand<const T> left = b.read_only();
           left.cols = n;
-          const auto part = twice(1, a.read_only(), left, bias, alpha);
+          const auto part = thrice(1, a.read_only(), left, bias, alpha);
           for (index_t i = 0; i < s.m; ++i)
             columns = columns && std::memcmp(part.data() + i * n, whole.data() + i * s.n, static_cast<std::size_t>(n) * sizeof(T)) == 0;
         }
