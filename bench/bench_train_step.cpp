@@ -1,6 +1,6 @@
 /// One joint training step of the planner-conditioned language model: forward, pullback, AdamW.
 ///
-///     bench_train_step --preset 2x128 --threads 2 [--mode joint|full] [--steps 20]
+///     bench_train_step --preset 2x128 --threads 2 [--mode joint|full] [--keep activations|inputs] [--steps 20]
 ///
 /// Weights and inputs follow bench/peers/inputs.py to the bit, so the losses printed here and by bench/peers/train_step.py are those of
 /// the same computation. Prints one line of JSON. Mode joint: the language model is frozen; mode full: everything is trained.
@@ -74,31 +74,42 @@ long status_bytes(const char* field) {
 
 }  // namespace
 
+template <class Kept>
+int run(const std::string& name, const std::string& mode, int threads, int steps);
+
 int main(int argc, char** argv) {
-  std::string name = "2x128", mode = "joint";
+  std::string name = "2x128", mode = "joint", kept = "activations";
   int threads = 2, steps = 20;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i], value = argv[i + 1];
     if (flag == "--preset") name = value;
     else if (flag == "--mode") mode = value;
+    else if (flag == "--keep") kept = value;
     else if (flag == "--threads") threads = std::atoi(value.c_str());
     else if (flag == "--steps") steps = std::atoi(value.c_str());
     else name.clear();
   }
-  if (!presets.contains(name) || threads < 1 || steps < 1 || (mode != "joint" && mode != "full")) {
-    std::fprintf(stderr, "usage: bench_train_step --preset check|2x128|4x256|gpt2 --threads N --mode joint|full --steps N\n");
+  if (!presets.contains(name) || threads < 1 || steps < 1 || (mode != "joint" && mode != "full") ||
+      (kept != "activations" && kept != "inputs")) {
+    std::fprintf(stderr, "usage: bench_train_step --preset check|2x128|4x256|gpt2 --threads N --mode joint|full --steps N "
+                         "--keep activations|inputs\n");
     return 2;
   }
+  return kept == "inputs" ? run<keep_inputs>(name, mode, threads, steps) : run<keep_activations>(name, mode, threads, steps);
+}
+
+template <class Kept>
+int run(const std::string& name, const std::string& mode, int threads, int steps) {
   const preset z = presets.at(name);
   const bool full = mode == "full";
 
   context<B> cx{B::queue{threads}};
-  using model_type = planner_lm<B>;
+  using model_type = planner_lm<B, at_attention_output, no_gate<B>, learned_positions<B>, no_rotation, Kept>;
   const model_type model({z.vocabulary, z.length, z.width, z.heads, z.layers}, z.labels, z.label_width, z.first_adapted());
   const planner<B> plan{z.label_width, z.labels, z.planner_heads, z.planner_inner, 1};
-  using store = parameters<model_type::lm_type>;
+  using store = parameters<typename model_type::lm_type>;
   store lm(cx, model.lm, philox{1}, full ? store::gradients::kept : store::gradients::none);
-  parameters<model_type::adapter_stack> adapters(cx, model.adapters, philox{2});
+  parameters<typename model_type::adapter_stack> adapters(cx, model.adapters, philox{2});
   parameters<planner<B>> theta(cx, plan, philox{3});
   std::uint32_t number = 0;
   {
@@ -133,7 +144,7 @@ int main(int argc, char** argv) {
   const auto rows = static_cast<index_t>(context_positions.size());
   const std::vector<float> embeddings = hashed_values(rows * z.label_width, 1001, std::sqrt(12 / double(z.label_width)));
 
-  model_type::params weights{lm.weights, adapters.weights}, grads{lm.grads, adapters.grads};
+  typename model_type::params weights{lm.weights, adapters.weights}, grads{lm.grads, adapters.grads};
   std::vector<double> seconds, losses;
   for (int step = 0; step < steps; ++step) {
     const auto begin = std::chrono::steady_clock::now();
@@ -143,7 +154,7 @@ int main(int argc, char** argv) {
     const sequences<B> contexts{cx.upload(context_offsets), context_offsets.data(), cx.upload(context_positions)};
     const const_tensor<B> e = cx.upload(std::span<const float>(embeddings), rows, z.label_width);
     auto [logits, planner_pullback] = plan(cx, theta.weights, e, contexts);
-    auto [hidden, pullback] = model(cx, weights, batch, const_tensor<B>(logits), mixture{});
+    auto [hidden, pullback] = model(cx, weights, batch, const_tensor<B>(logits), mixture{}, !full);
     auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights.lm.token.table), batch.targets,
                                           const_tensor<B, 1>{}, 1.0f / static_cast<float>(tokens.size()), grads.lm.token.table);
     planner_pullback(pullback(loss.dhidden, grads), theta.grads);
@@ -165,4 +176,5 @@ int main(int argc, char** argv) {
   std::printf("], \"seconds\": [");
   for (std::size_t i = 0; i < seconds.size(); ++i) std::printf("%s%.5f", i ? ", " : "", seconds[i]);
   std::printf("]}\n");
+  return 0;
 }

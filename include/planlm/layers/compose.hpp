@@ -157,10 +157,10 @@ struct recompute {
   auto operator()(context<backend>& cx, const params& p, const_tensor<backend> x, const Extra&... extra) const {
     auto forward = cx.scope();
     const const_tensor<backend> y = forward.keep(const_tensor<backend>(call_layer(inner, cx, p, x, extra...).value));
-    return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = extra](const_tensor<backend> dy, const params& g) {
+    return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = extra](const_tensor<backend> dy, const params& g, const auto&... sink) {
                  auto backward = cx.scope();
                  auto again = call_layer(this_inner, cx, p, x, extra...);
-                 return const_tensor<backend>(backward.keep(const_tensor<backend>(again.pullback(dy, g))));
+                 return const_tensor<backend>(backward.keep(const_tensor<backend>(again.pullback(dy, g, sink...))));
                }};
   }
 };

@@ -9,6 +9,21 @@
 
 namespace planlm {
 
+/// What blocks keep for their pullback: everything they need ...
+struct keep_activations {
+  template <class Block>
+  static Block of(const Block& block) {
+    return block;
+  }
+};
+/// ... or only their input: the forward pass of a block runs again in its pullback, for a fraction of the memory.
+struct keep_inputs {
+  template <class Block>
+  static recompute<Block> of(const Block& block) {
+    return {block};
+  }
+};
+
 /// Packed rows of a batch and the sentences that condition them. Everything lives where kernels can read it.
 template <Backend B>
 struct planned_rows {
@@ -21,8 +36,9 @@ struct planned_rows {
 /// Language model with one adapter per block from `first_adapted` on; the planner's weights or logits are an input.   [2410.12492, section 3]
 /// All layers share the weights of a sentence, each mixes its own table.
 /// `Placement`: at_attention_output (default) or at_feed_forward_input. `Gate`: no_gate (default), zero_gate, one_gate.
+/// `Kept`: keep_activations (default) or keep_inputs; with the latter `p` must outlive the pullback.
 template <Backend B, class Placement = at_attention_output, class Gate = no_gate<B>, class Code = learned_positions<B>,
-          class Rotation = no_rotation>
+          class Rotation = no_rotation, class Kept = keep_activations>
 struct planner_lm {
   using backend = B;
   using lm_type = transformer_lm<B, Code, Rotation>;
@@ -69,7 +85,7 @@ struct planner_lm {
   /// Weights w (S, K) given: the language model alone. pullback(dhidden, g, want_dw) -> dw (S, K), empty if not wanted.
   /// `frozen` says that no gradient of the language model will be wanted: blocks below the first adapter then keep nothing.
   auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> w, bool frozen = false) const {
-    const auto block = lm.block();
+    const auto block = Kept::of(lm.block());
     auto below = [&] {
       auto [e, token_pullback] = lm.token()(cx, p.lm.token, batch.tokens);                       // (N, width)
       auto [x, position_pullback] = lm.position()(cx, p.lm.position, const_tensor<B>(e), batch.rows);
