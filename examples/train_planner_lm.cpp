@@ -4,11 +4,17 @@
 ///
 /// Corpus, vocabulary, labels, base language model and planner are made once per seed; every variant then starts from the same adapter,
 /// sees the same batches in the same order and takes the same number of steps. Prints the table and writes results.json.
+#include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <new>
+#include <string>
+#include <system_error>
+#include <vector>
 #include "train_planner_lm/experiment.hpp"
 
 namespace {
@@ -24,9 +30,12 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 work plan_work(experiment& e, const options& o, double seconds_left) {
   const double planner_epoch = double(e.train_sentences()) / std::min<double>(o.planner_batch, double(e.train_sentences()));
   work w;
-  w.base_steps = o.base_steps ? o.base_steps : std::max<index_t>(1, std::llround(o.base_epochs * e.steps_per_epoch(o.batch)));
-  w.variant_steps = o.variant_steps ? o.variant_steps : std::max<index_t>(1, std::llround(o.variant_epochs * e.steps_per_epoch(o.variant_batch)));
-  w.planner_steps = o.planner_steps ? o.planner_steps : std::max<index_t>(1, std::llround(o.planner_epochs * planner_epoch));
+  const auto steps = [](index_t given, double epochs, double per_epoch) {
+    return given ? given : std::llround(std::clamp(epochs * per_epoch, 1.0, 1e9));
+  };
+  w.base_steps = steps(o.base_steps, o.base_epochs, e.steps_per_epoch(o.batch));
+  w.variant_steps = steps(o.variant_steps, o.variant_epochs, e.steps_per_epoch(o.variant_batch));
+  w.planner_steps = steps(o.planner_steps, o.planner_epochs, planner_epoch);
   if (o.minutes <= 0) return w;
   const experiment::speeds v = e.measure();
   double per_variant_step = 0;
@@ -48,34 +57,56 @@ work plan_work(experiment& e, const options& o, double seconds_left) {
   return w;
 }
 
-/// What makes two runs the same run. A folder that holds another one is refused.
-work settle(const run_folder& folder, const std::string& path, const json& identity, const std::function<work()>& plan, const json& command) {
+/// Steps of the run that `folder` holds, else of `plan`. A folder with another run is refused: going on means the same run.
+work settle(const run_folder& folder, const options& o, const json& identity, const std::function<work()>& plan, const json& command) {
   const auto file = folder.file("run.json");
-  if (std::filesystem::exists(file)) {
-    json before;
-    try {
-      std::ifstream in(file);
-      before = json::parse(in);
-      for (const auto& [key, value] : identity.items())
-        if (before.at("identity").at(key) != value)
-          throw input_error(path + ": holds a run with " + key + " = " + before.at("identity").at(key).dump() + ", this one has " +
-                            value.dump() + "; choose another --out or remove the folder");
-      const json& w = before.at("steps");
-      return {w.at("base"), w.at("planner"), w.at("variant")};
-    } catch (const json::exception&) {
-      throw input_error(file.string() + ": is not a run description of this program; choose another --out");
-    }
+  const json asked{{"base_epochs", o.base_epochs}, {"planner_epochs", o.planner_epochs}, {"variant_epochs", o.variant_epochs},
+                   {"base_steps", o.base_steps}, {"planner_steps", o.planner_steps}, {"variant_steps", o.variant_steps}};
+  if (!std::filesystem::exists(file)) {
+    const work w = plan();
+    folder.write_json("run.json", {{"identity", identity}, {"asked", asked}, {"minutes", o.minutes}, {"steps", to_json(w)},
+                                   {"command", command}});
+    return w;
   }
-  const work w = plan();
-  folder.write_json("run.json", {{"identity", identity}, {"steps", {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}}},
-                                 {"command", command}});
-  return w;
+  try {
+    std::ifstream in(file);
+    const json before = json::parse(in);
+    const auto compare = [&](const json& theirs, const json& ours) {
+      for (const auto& [key, value] : ours.items()) {
+        if (theirs.at(key) == value) continue;
+        std::string flag = "--" + key;
+        std::replace(flag.begin(), flag.end(), '_', '-');
+        throw input_error(o.out.string() + ": holds a run " +
+                          (key == "text" ? "on another text" : "with " + flag + " " + theirs.at(key).dump() + ", this one has " + value.dump()) +
+                          "; choose another --out or remove the folder");
+      }
+    };
+    compare(before.at("identity"), identity);
+    compare(before.at("asked"), asked);
+    if (before.at("minutes") != o.minutes) std::cerr << "--minutes changes nothing: the steps of this run were fixed when it began\n";
+    const json& w = before.at("steps");
+    return {w.at("base"), w.at("planner"), w.at("variant")};
+  } catch (const json::exception&) {
+    throw input_error(file.string() + ": is not a run description of this program; choose another --out");
+  }
 }
 
-int train(int argc, char** argv) {
-  options o;
-  int status = 0;
-  if (!parse(argc, argv, o, status)) return status;
+/// Rows of an earlier part of this run.
+std::vector<variant_result> results_so_far(const run_folder& folder) {
+  std::vector<variant_result> results;
+  const auto file = folder.file("results.json");
+  if (!std::filesystem::exists(file)) return results;
+  try {
+    std::ifstream in(file);
+    const json before = json::parse(in);
+    for (const auto& v : before.at("variants")) results.push_back(result_from(v));
+  } catch (const json::exception&) {
+    throw input_error(file.string() + ": is not a results file of this program; remove it or choose another --out");
+  }
+  return results;
+}
+
+void train(const options& o, const json& command) {
   const auto begin = std::chrono::steady_clock::now();
   run_folder folder(o.out);
   interrupt_guard interrupt;
@@ -89,55 +120,36 @@ int train(int argc, char** argv) {
 
   json identity = o.config();
   identity["text"] = std::to_string(d.fingerprint);
-  json command = json::array();
-  for (int i = 0; i < argc; ++i) command.push_back(argv[i]);
 
   context<B> cx{B::queue{o.threads}};
-  run r(cx, folder, interrupt, identity.dump());
-  std::vector<variant_result> results;
-  if (const auto file = folder.file("results.json"); std::filesystem::exists(file)) {
-    try {
-      std::ifstream in(file);
-      const json before = json::parse(in);
-      for (const auto& v : before.at("variants")) results.push_back(result_from(v));
-    } catch (const json::exception&) {
-      throw input_error(file.string() + ": is not a results file of this program; choose another --out");
-    }
-  }
-  work w;
+  run r(cx, folder, interrupt);
+  std::vector<variant_result> results = results_so_far(folder);
   json reports = json::array();
-  try {
-    for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
-      experiment e(cx, d, vectors, o, seed, r);
-      w = settle(folder, o.out.string(), identity,
-                 [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); }, command);
-      if (seed == o.first_seed) {
-        folder.write_text("vocabulary.model", d.vocabulary.model());
-        std::cerr << "steps: base " << w.base_steps << ", planner at most " << w.planner_steps << ", each variant " << w.variant_steps << '\n';
-      }
-      const auto done = [&](const std::string& name) {
-        return std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == name && v.seed == seed; });
-      };
-      e.prepare(w);
-      std::cerr << e.label_report() << '\n';
-      reports.push_back(e.label_report());
-      // oracle-oracle is trained before oracle-predicted is tested, whatever their place in the table.
-      for (const std::string& name : o.variants) {
-        if (done(name)) continue;
-        results.push_back(e.train_and_test(name, w));
-        json list = json::array();
-        for (const variant_result& v : results) list.push_back(to_json(v));
-        json config = identity;
-        config["steps"] = {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
-        config["threads"] = o.threads;
-        config["command"] = command;
-        config["labels_report"] = reports;
-        folder.write_json("results.json", {{"corpus", d.description}, {"config", config}, {"variants", list}});
-      }
+  for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
+    r.stop_if_asked();
+    experiment e(cx, d, vectors, o, seed, r);
+    const work w = settle(folder, o, identity, [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); }, command);
+    json config = identity;
+    config["steps"] = to_json(w);
+    r.identify(config.dump());
+    if (seed == o.first_seed) {
+      folder.write_text("vocabulary.model", d.vocabulary.model());
+      std::cerr << "steps: base " << w.base_steps << ", planner at most " << w.planner_steps << ", each variant " << w.variant_steps << '\n';
     }
-  } catch (const interrupted& stop) {
-    std::cerr << "\nStopped; the step is finished and saved in " << r.checkpoint().string() << ".\nTo go on, run the same command again.\n";
-    return 128 + stop.signal;
+    e.prepare(w);
+    std::cerr << e.label_report() << '\n';
+    reports.push_back(e.label_report());
+    config["threads"] = o.threads;
+    config["command"] = command;
+    config["labels_report"] = reports;
+    // oracle-oracle is trained before oracle-predicted is tested, whatever their place in the table.
+    for (const std::string& name : o.variants) {
+      if (std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == name && v.seed == seed; })) continue;
+      results.push_back(e.train_and_test(name, w));
+      json list = json::array();
+      for (const variant_result& v : results) list.push_back(to_json(v));
+      folder.write_json("results.json", {{"corpus", d.description}, {"config", config}, {"variants", list}});
+    }
   }
   std::error_code ignored;
   std::filesystem::remove(r.checkpoint(), ignored);
@@ -145,19 +157,31 @@ int train(int argc, char** argv) {
             << "Differences in nats per token, 95 % bootstrap over test documents; * : the interval leaves out 0.\n"
             << "none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound, no language model.\n"
             << "results: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
-  return 0;
+}
+
+int explain(const std::string& what, int status) {
+  std::cerr << "train_planner_lm: " << what << '\n';
+  return status;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error with a message, not the end
+  options o;
   try {
-    return train(argc, argv);
-  } catch (const planlm::input_error& e) {
-    std::cerr << "train_planner_lm: " << e.what() << '\n';
-    return 2;
+    int status = 0;
+    if (!parse(argc, argv, o, status)) return status;
+    train(o, std::vector<std::string>(argv, argv + argc));
+    return 0;
+  } catch (const interrupted& stop) {
+    std::cerr << "\nStopped; what is finished is saved in " << o.out.string() << ". To go on, run the same command again.\n";
+    return 128 + stop.signal;
+  } catch (const input_error& e) {
+    return explain(e.what(), 2);
+  } catch (const std::bad_alloc&) {
+    return explain("out of memory; try a smaller --width, --length, --labels or --batch, or a smaller text", 1);
   } catch (const std::exception& e) {
-    std::cerr << "train_planner_lm: " << e.what() << '\n';
-    return 1;
+    return explain(e.what(), 1);
   }
 }

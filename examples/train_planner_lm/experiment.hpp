@@ -44,6 +44,9 @@ inline variant_plan plan_of(const std::string& name) {
 struct work {
   index_t base_steps = 0, planner_steps = 0, variant_steps = 0;
 };
+inline nlohmann::ordered_json to_json(const work& w) {
+  return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
+}
 
 // A policy of the plan, with what it needs of the batch.
 template <class P>
@@ -60,7 +63,6 @@ class experiment {
         lm_(cx, model_.lm, random(1), lm_store::gradients::none), planner_(cx, plan_, random(2), planner_store::gradients::none) {
     cx_.random = random(9);
     if (const auto n = std::min<std::size_t>(planner_.slots().size(), 1); n) load_centroids(planner_, "head.w");
-    about_ = {{"identity", r.identity()}, {"seed", std::to_string(seed)}};
     for (const int i : d.split.train) add_sentences(i, train_sentences_);
     for (const int i : d.split.valid) add_sentences(i, valid_sentences_);
     for (const int i : d.split.test) add_sentences(i, test_sentences_);
@@ -104,6 +106,7 @@ class experiment {
 
   /// Base language model and planner: trained, or read from an earlier run of the same settings.
   void prepare(const work& w) {
+    about_ = {{"identity", run_.identity()}, {"seed", std::to_string(seed_)}};
     const auto base_file = file("base.safetensors"), planner_file = file("planner.safetensors");
     if (std::filesystem::exists(base_file)) {
       load_store(cx_, lm_, base_file, about_);
@@ -112,16 +115,17 @@ class experiment {
       adamw<B> optimiser(cx_, lm.flat_weights().size(), {.weight_decay = 0.01}, decay_of_matrices(lm.slots()));
       auto order = chunks(options_.batch);
       const warmup schedule{std::max<index_t>(1, w.base_steps / 20), cosine_decay{std::max<index_t>(1, w.base_steps - w.base_steps / 20), 0.05}};
-      run_.stage("base", seed_, w.base_steps, {{"lm", lm.flat_weights(), &optimiser}},
+      const std::vector<trained_part> parts{{"lm", lm.flat_weights(), &lm.slots(), &optimiser}};
+      run_.stage({"base", seed_, w.base_steps, "--base-rate", parts, {}},
                  [&](index_t s) { return base_step(lm, optimiser, order, s, options_.base_rate * schedule(s)); },
-                 [&] { return diagnose(lm, nullptr, nullptr); });
+                 [](index_t) { return true; }, [&](index_t s) { return first_not_finite(parts, lm, order, s, nullptr, nullptr); });
       lm_.copy_weights(cx_, lm);
       save_store(cx_, lm_, base_file, about_);
     }
     if (std::filesystem::exists(planner_file)) load_store(cx_, planner_, planner_file, about_);
     else train_planner(w.planner_steps, planner_file);
     logits_ = logits_of_all(planner_);
-    before_ = planner_quality(logits_);
+    before_ = planner_quality(logits_, "planner", "--planner-rate");
   }
 
   variant_result train_and_test(const std::string& name, const work& w) {
@@ -131,6 +135,7 @@ class experiment {
     if (name == "none") {
       const auto begin = std::chrono::steady_clock::now();
       result.documents = unadapted();
+      refuse_not_finite(name, result.documents, false);
       result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
       return result;
     }
@@ -139,36 +144,45 @@ class experiment {
     const auto adapters_file = file(training + ".adapters.safetensors"), planner_file = file(training + ".planner.safetensors");
     const auto about = with_stage(training);
     if (std::filesystem::exists(adapters_file) && (!plan.joint || std::filesystem::exists(planner_file))) {
-      load_store(cx_, t.adapters, adapters_file, about);
+      const auto found = load_store(cx_, t.adapters, adapters_file, about);
       if (plan.joint) load_store(cx_, *t.planner, planner_file, about);
+      const auto number = [&](const char* key) { return found.contains(key) ? std::strtod(found.at(key).c_str(), nullptr) : 0.0; };
+      result.seconds = number("seconds");
+      result.tokens_per_second = number("tokens_per_second");
     } else {
       auto order = chunks(options_.variant_batch);
       const linear_decay schedule{w.variant_steps};
-      std::vector<trained_part> parts{{"adapters", t.adapters.flat_weights(), &t.adapter_optimiser}};
-      if (plan.joint) parts.push_back({"planner", t.planner->flat_weights(), &*t.planner_optimiser});
+      std::vector<trained_part> parts{{"adapters", t.adapters.flat_weights(), &t.adapters.slots(), &t.adapter_optimiser}};
+      if (plan.joint) parts.push_back({"planner", t.planner->flat_weights(), &t.planner->slots(), &*t.planner_optimiser});
       const auto thaw = static_cast<index_t>(std::llround(plan.unfreeze_at * double(w.variant_steps)));
+      const auto thawed = [&](index_t s) { return plan.joint && s >= thaw; };
       const auto done = run_.stage(
-          training, seed_, w.variant_steps, parts,
+          {training, seed_, w.variant_steps, plan.joint ? "--adapter-rate or --joint-planner-rate" : "--adapter-rate", parts, {}},
           [&](index_t s) {
-            return variant_step(t, plan.train, plan.joint && s >= thaw, order, s, options_.adapter_rate * schedule(s),
+            return variant_step(t, plan.train, thawed(s), order, s, options_.adapter_rate * schedule(s),
                                 options_.joint_planner_rate * schedule(s));
           },
-          [&] { return diagnose(lm_, &t.adapters, plan.joint ? &*t.planner : nullptr); });
+          [](index_t) { return true; },
+          [&](index_t s) { return first_not_finite(parts, lm_, order, s, &t, thawed(s) ? &*t.planner : nullptr, plan.train); });
       result.tokens_per_second = done.tokens_per_second;
       result.seconds = done.seconds;
+      auto told = about;
+      told["seconds"] = exact(done.seconds);
+      told["tokens_per_second"] = exact(done.tokens_per_second);
       if (plan.joint) save_store(cx_, *t.planner, planner_file, about);
-      save_store(cx_, t.adapters, adapters_file, about);
+      save_store(cx_, t.adapters, adapters_file, told);
     }
     std::vector<float> tuned;
     if (plan.joint) {
       tuned = logits_of(*t.planner, test_sentences_);
-      const planner_metrics after = planner_quality(tuned);
+      const planner_metrics after = planner_quality(tuned, training, "--joint-planner-rate");
       result.accuracy = after.accuracy();
       result.cross_entropy = after.cross_entropy();
       result.entropy = after.entropy();
     }
     const std::vector<float>& logits = plan.joint ? tuned : logits_;
     result.documents = evaluate(t.adapters, logits, plan.test);
+    refuse_not_finite(name, result.documents, plan.joint);
     if (name == "mixture-joint" || name == "mixture-frozen") result.checks["argmax"] = evaluate(t.adapters, logits, hard{});
     return result;
   }
@@ -298,27 +312,26 @@ class experiment {
     p.copy_weights(cx_, planner_);  // with the centroids in its head
     adamw<B> optimiser(cx_, p.flat_weights().size());
     const index_t per_epoch = std::max<index_t>(1, train_sentences() / std::min<index_t>(options_.planner_batch, train_sentences()));
-    double best = INFINITY;
-    index_t worse = 0;
-    bool stop = false;
+    double best = INFINITY, worse = 0;  // of validation: the lowest cross-entropy, and how many were higher since
     sentence_order_.clear();
-    run_.stage("planner", seed_, steps, {{"planner", p.flat_weights(), &optimiser}},
+    const std::vector<trained_part> parts{{"planner", p.flat_weights(), &p.slots(), &optimiser},
+                                          {"best", planner_.flat_weights(), &planner_.slots()}};
+    run_.stage({"planner", seed_, steps, "--planner-rate", parts, {{"best", &best}, {"worse", &worse}}},
+               [&](index_t s) { return planner_step(p, optimiser, s, options_.planner_rate); },
                [&](index_t s) {
-                 if (stop) return step_result{best, 0};
-                 const step_result r = planner_step(p, optimiser, s, options_.planner_rate);
-                 if ((s + 1) % per_epoch == 0 || s + 1 == steps) {
-                   const planner_metrics m = quality(logits_of(p, valid_sentences_), valid_sentences_);
-                   if (m.cross_entropy() < best) {
-                     best = m.cross_entropy();
-                     worse = 0;
-                     planner_.copy_weights(cx_, p);
-                   } else if (++worse == 2) {
-                     stop = true;
-                   }
+                 if ((s + 1) % per_epoch != 0 && s + 1 != steps) return true;
+                 const planner_metrics m = quality(logits_of(p, valid_sentences_), valid_sentences_);
+                 worse = m.cross_entropy() < best ? 0 : worse + 1;
+                 if (worse == 0) {
+                   best = m.cross_entropy();
+                   planner_.copy_weights(cx_, p);
                  }
-                 return r;
+                 return worse < 2;
                },
-               [&] { return diagnose(lm_, nullptr, &p); });
+               [&](index_t s) {
+                 const std::string bad = run_.parameter_not_finite(parts);
+                 return bad.empty() ? "the planner's logits on batch " + std::to_string(s + 1) + " overflow" : bad;
+               });
     save_store(cx_, planner_, path, about_);
   }
 
@@ -352,7 +365,13 @@ class experiment {
     }
     return m;
   }
-  planner_metrics planner_quality(const std::vector<float>& logits) const { return quality(logits, test_sentences_); }
+  planner_metrics planner_quality(const std::vector<float>& logits, const std::string& stage, const char* rate) const {
+    try {
+      return quality(logits, test_sentences_);
+    } catch (const numeric_error& e) {
+      throw numeric_error("seed " + std::to_string(seed_) + " " + stage + ", on test: " + e.what() + "; try a smaller " + rate);
+    }
+  }
 
   // Nats of the test documents, chunk by chunk as in training.
   template <class Hidden>
@@ -360,6 +379,7 @@ class experiment {
     std::vector<document_loss> losses;
     cx_.training = false;
     for (std::size_t at = 0; at < data_.split.test.size(); ++at) {
+      run_.stop_if_asked();
       const std::vector<text::chunk> chunks =
           text::cut_chunks(data_.corpus.documents[static_cast<std::size_t>(data_.split.test[at])], data_.split.test[at], options_.length);
       document_loss loss;
@@ -394,30 +414,44 @@ class experiment {
     });
   }
 
-  // Where the first value that is no number stands: a parameter, else the language model's layers in order.
-  std::string diagnose(const lm_store& lm, const adapter_store* adapters, const planner_store* p) {
-    const auto look = [&](const auto& store, const std::string& part) -> std::string {
-      const auto at = find_not_finite(cx_, store.slots(), const_tensor<B, 1>(store.flat_weights()));
-      return at ? "the parameter " + part + at->parameter + " is the first that is not a finite number" : "";
-    };
-    std::string found = look(lm, "lm.");
-    if (found.empty() && p) found = look(*p, "planner.");
-    if (found.empty() && adapters) found = look(*adapters, "adapters.");
-    return found.empty() ? first_bad_layer(lm) : found;
-  }
-  std::string first_bad_layer(const lm_store& lm) {
+  // Where the first value of step s that is no finite number stands: a parameter, else a layer's output, in the order of the forward pass.
+  std::string first_not_finite(const std::vector<trained_part>& parts, const lm_store& lm, chunk_order& order, index_t s, const trainee* t,
+                               const planner_store* thawed, const policy& how = mixture{}) {
+    if (const std::string bad = run_.parameter_not_finite(parts); !bad.empty()) return bad;
     auto scope = cx_.scope();
-    auto order = chunks(options_.batch);
-    const device_batch b = batches_.load(cx_, order.at(0), nullptr, false);
     const auto bad = [&](const_tensor<B> x) { return cx_.read_one(ops::first_not_finite<B>(cx_, flat(x))) >= 0; };
-    const_tensor<B> x = model_.lm.token()(cx_, lm.weights.token, b.rows.tokens).value;
-    if (bad(x)) return "it appears first in the token embedding";
-    x = model_.lm.position()(cx_, lm.weights.position, x, b.rows.rows).value;
-    for (std::size_t i = 0; i < lm.weights.blocks.size(); ++i) {
-      x = model_.lm.block()(cx_, lm.weights.blocks[i], x, b.rows.rows).value;
-      if (bad(x)) return "it appears first in the output of block " + std::to_string(i);
+    const auto at = [](const std::string& layer) { return "it appears first in the output of " + layer; };
+    const device_batch b = batches_.load(cx_, order.at(s), t && !thawed ? &logits_ : nullptr, thawed);
+    const_tensor<B> w;
+    if (t) {
+      const_tensor<B> z = b.logits;
+      if (thawed) z = plan_(cx_, thawed->weights, b.context, b.contexts).value;
+      if (bad(z)) return at("the planner");
+      w = std::visit([&](const auto& chosen) { return const_tensor<B>(as_policy(chosen, b).weights(cx_, z).value); }, how);
+      if (bad(w)) return at("the label mixture");
     }
-    return "all parameters and blocks are finite: it appears first in the logits or their loss";
+    const_tensor<B> x = model_.lm.token()(cx_, lm.weights.token, b.rows.tokens).value;
+    x = model_.lm.position()(cx_, lm.weights.position, x, b.rows.rows).value;
+    if (bad(x)) return at("the embeddings");
+    for (std::size_t i = 0; i < lm.weights.blocks.size(); ++i) {
+      const std::size_t below = static_cast<std::size_t>(model_.first_adapted);
+      if (!t || i < below) {
+        x = model_.lm.block()(cx_, lm.weights.blocks[i], x, b.rows.rows).value;
+      } else {
+        const const_tensor<B> u = model_.adapters.adapter(cx_, t->adapters.weights[i - below], w).value;
+        if (bad(u)) return at("adapter " + std::to_string(i - below));
+        x = model_.lm.block()(cx_, lm.weights.blocks[i], x, b.rows.rows, at_attention_output{}, plan_injection<B>{u, b.rows.sentence}).value;
+      }
+      if (bad(x)) return at("block " + std::to_string(i));
+    }
+    return bad(model_.lm.norm()(cx_, lm.weights.norm, x).value) ? at("the last norm") : "all layers are finite: it appears first in the logits";
+  }
+  // Before they get into a file.
+  void refuse_not_finite(const std::string& name, const std::vector<document_loss>& losses, bool joint) const {
+    for (std::size_t i = 0; i < losses.size(); ++i)
+      if (!std::isfinite(losses[i].nll))
+        throw numeric_error("seed " + std::to_string(seed_) + " " + name + ": the loss of test document " + std::to_string(i + 1) +
+                            " is no finite number; try a smaller --adapter-rate" + (joint ? " or --joint-planner-rate" : " or --base-rate"));
   }
 
   context<B>& cx_;

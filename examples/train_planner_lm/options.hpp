@@ -165,6 +165,7 @@ inline bool parse(int argc, char** argv, options& o, int& status) {
   if (o.first_adapted >= o.layers)
     throw input_error("--first-adapted " + std::to_string(o.first_adapted) + ": the blocks are numbered 0 to " +
                       std::to_string(o.layers - 1));
+  if (o.threads > 1024) throw input_error("--threads " + std::to_string(o.threads) + ": give at most 1024, best one per processor");
   if (o.threads == 0) o.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   return true;
 }

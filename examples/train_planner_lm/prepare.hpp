@@ -48,6 +48,12 @@ auto value_of(const Names& names, const std::string& name) {
   throw planlm::error("there is no '" + name + "'");
 }
 
+inline void need_three(const text::corpus& corpus) {
+  if (corpus.documents.size() < 3)
+    throw input_error(corpus.description + ": too little to split, training, validation and test need a document each (of a text without "
+                      "documents, every 20 sentences are one); give more text, or --format lines if every line is a sentence");
+}
+
 inline text::corpus read(const std::filesystem::path& path, const options& o) {
   return text::read_corpus(path, text::read_options{value_of(text::corpus_format_names, o.format),
                                                     value_of(text::splitter_names, o.splitter)});
@@ -59,6 +65,7 @@ inline data load(const options& o) {
   std::string description = corpus.description;
   // A book without headings is one document: the split and the bootstrap need many.
   if (corpus.documents.size() < 30) corpus = text::cut_long_documents(std::move(corpus));
+  need_three(corpus);
   const auto own = static_cast<int>(corpus.documents.size());
   text::document_split split;
   if (o.test_text.empty()) {
@@ -97,8 +104,8 @@ inline data load(const options& o) {
   };
   const index_t sentences = count(d.split.train);
   if (sentences < o.labels)
-    throw input_error("--labels " + std::to_string(o.labels) + ": the training part has only " + std::to_string(sentences) +
-                      " sentences; give fewer labels or more text");
+    throw input_error(d.description + ": its training part has " + std::to_string(sentences) + " sentences, too few for --labels " +
+                      std::to_string(o.labels) + "; give fewer labels or more text");
   return d;
 }
 

@@ -53,21 +53,29 @@ inline variant_result result_from(const nlohmann::ordered_json& j) {
   return r;
 }
 
-/// The documents of one variant, by seed; empty if some seed lacks it.
-inline std::vector<std::vector<document_loss>> by_seed(const std::vector<variant_result>& results, const std::string& name,
-                                                       const std::string& check = "") {
-  std::vector<std::vector<document_loss>> seeds;
+/// The documents of one variant, by seed.
+inline std::map<int, std::vector<document_loss>> by_seed(const std::vector<variant_result>& results, const std::string& name,
+                                                         const std::string& check = "") {
+  std::map<int, std::vector<document_loss>> seeds;
   for (const variant_result& r : results)
     if (r.name == name) {
-      if (check.empty()) seeds.push_back(r.documents);
-      else if (r.checks.contains(check)) seeds.push_back(r.checks.at(check));
+      if (check.empty()) seeds[r.seed] = r.documents;
+      else if (r.checks.contains(check)) seeds[r.seed] = r.checks.at(check);
     }
   return seeds;
 }
-/// Difference of two variants in nats per token with its 95 % document-bootstrap interval, averaged over the seeds both have.
-inline std::string difference(const std::vector<std::vector<document_loss>>& a, const std::vector<std::vector<document_loss>>& b) {
-  if (a.empty() || a.size() != b.size()) return "";
-  const interval_estimate d = paired_bootstrap_over_seeds(a, b, 2000, 1);
+/// Difference of two variants in nats per token with its 95 % document-bootstrap interval, averaged over the seeds both have. There is
+/// no interval to be had from one document.
+inline std::string difference(const std::map<int, std::vector<document_loss>>& a, const std::map<int, std::vector<document_loss>>& b) {
+  std::vector<std::vector<document_loss>> mine, other;
+  for (const auto& [seed, documents] : a)
+    if (const auto found = b.find(seed); found != b.end()) {
+      mine.push_back(documents);
+      other.push_back(found->second);
+    }
+  if (mine.empty()) return "";
+  const interval_estimate d = paired_bootstrap_over_seeds(mine, other, 2000, 1);
+  if (mine[0].size() < 2) return (d.value < 0 ? "" : "+") + with_digits(d.value, 4) + " [one document]";
   return with_interval(d.value, d.lower, d.upper, 4) + (d.significant() ? " *" : "");
 }
 
@@ -81,7 +89,7 @@ inline std::string results_table(const std::vector<variant_result>& results, con
     const auto mine = by_seed(results, name, check);
     if (mine.empty()) return;
     double nll = 0, ppl = 0, accuracy = 0, cross_entropy = 0, entropy = 0, n = 0;
-    for (const auto& documents : mine) {
+    for (const auto& [seed, documents] : mine) {
       nll += nats_per_token(documents) / double(mine.size());
       ppl += perplexity(documents) / double(mine.size());
     }
