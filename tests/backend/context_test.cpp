@@ -67,7 +67,7 @@ TEST_CASE("what is kept may start in a block later than its scope did") {
   view<double, 1> kept;
   {
     auto scope = cx.scope();
-    counted(cx, 20000, -1e6);            // starts the second block
+    counted(cx, 20000, -1e6);              // starts the second block
     const auto r = counted(cx, 60000, 7);  // overlaps its new place, the start of the second block
     kept = scope.keep(r);
   }

@@ -85,7 +85,8 @@ TEST_CASE("an arena at its limit says what is needed, what is held and what to d
     memory.bump(3 * megabyte);
   } catch (const memory_error& e) {
     const std::string what = e.what();
-    CHECK(what.find("3145728 bytes more are needed, 1048576 are held and the limit is 2097152") != std::string::npos);
+    CHECK(what.find("3145728 bytes more are needed, 1048576 are held and the limit is 2097152") !=
+          std::string::npos);
     CHECK(what.find("recompute") != std::string::npos);
     CHECK(what.find('\n') == std::string::npos);
   }

@@ -46,7 +46,8 @@ TEST_CASE("exp is 0 at minus infinity, infinity above its range, exactly 1 at 0,
 
 TEST_CASE("log in float is within 2 units in the last place and minus infinity at 0") {
   double worst = 0;
-  for (float x = 1.2e-38f; x < 1e38f; x *= 1.00037f) worst = std::max(worst, units(math::log(x), std::log(static_cast<double>(x))));
+  for (float x = 1.2e-38f; x < 1e38f; x *= 1.00037f)
+    worst = std::max(worst, units(math::log(x), std::log(static_cast<double>(x))));
   CAPTURE(worst);
   CHECK(worst < 2);
   CHECK(math::log(0.0f) == -infinity);

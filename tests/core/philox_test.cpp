@@ -40,7 +40,8 @@ TEST_CASE("uniform numbers lie strictly inside (0, 1), in float as in double") {
   CHECK(exact);
 }
 
-TEST_CASE("uniform numbers have mean 1/2 and variance 1/12, normal ones 0 and 1, and integers stay in range") {
+TEST_CASE(
+    "uniform numbers have mean 1/2 and variance 1/12, normal ones 0 and 1, and integers stay in range") {
   const philox random{42, 3, 7};
   const int n = 100000;
   double sum = 0, squares = 0, normal_sum = 0, normal_squares = 0;
@@ -65,7 +66,8 @@ TEST_CASE("uniform numbers have mean 1/2 and variance 1/12, normal ones 0 and 1,
   CHECK(random.below(1, 0, 0) == 0);
 }
 
-TEST_CASE("seed, step, stream, row and index each change the draw, and the upper half of seed and row counts") {
+TEST_CASE(
+    "seed, step, stream, row and index each change the draw, and the upper half of seed and row counts") {
   const philox a{1, 2, 3};
   const std::uint32_t word = a.word(4, 5);
   CHECK(a.word(4, 5) == word);

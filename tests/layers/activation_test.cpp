@@ -70,7 +70,8 @@ TEST_CASE("dropout passes the gradient check while training and in evaluation") 
   cx.random = philox{9, 4, 0};
   for (const bool training : {true, false}) {
     cx.training = training;
-    for (const index_t cols : {1, 7, 33}) CHECK(testing::gradient_error(cx, dropout<B>{0.4, 2}, 5, cols) < 1e-8);
+    for (const index_t cols : {1, 7, 33})
+      CHECK(testing::gradient_error(cx, dropout<B>{0.4, 2}, 5, cols) < 1e-8);
   }
 }
 

@@ -23,8 +23,10 @@ TEST_CASE("attention passes the gradient check: causal or not, grouped-query or 
       CHECK(testing::gradient_error(cx, layer, ragged.rows(), s.width, {}, ragged.view<B>()) < 1e-7);
     }
   context<B> cx;
-  CHECK(testing::gradient_error(cx, attention<B>(6, 2, true, 1), tiles.rows(), 6, {}, tiles.view<B>()) < 1e-7);
-  CHECK(testing::gradient_error(cx, attention<B>(6, 2, false, 1), tiles.rows(), 6, {}, tiles.view<B>()) < 1e-7);
+  CHECK(testing::gradient_error(cx, attention<B>(6, 2, true, 1), tiles.rows(), 6, {}, tiles.view<B>()) <
+        1e-7);
+  CHECK(testing::gradient_error(cx, attention<B>(6, 2, false, 1), tiles.rows(), 6, {}, tiles.view<B>()) <
+        1e-7);
 }
 
 TEST_CASE("attention with rotary positions passes the gradient check") {
@@ -47,9 +49,10 @@ TEST_CASE("rows of one sequence do not see another sequence") {
   const attention<B> layer(6, 2, false);
   parameters theta = testing::perturbed(cx, layer);
   const std::vector<double> x = testing::normal_values(7 * 6, 2);
-  const auto all = cx.read(layer(cx, theta.weights, cx.upload(std::span<const double>(x), 7, 6), together.view<B>()).value);
-  const auto alone =
-      cx.read(layer(cx, theta.weights, cx.upload(std::span<const double>(x).first(24), 4, 6), first.view<B>()).value);
+  const auto all = cx.read(
+      layer(cx, theta.weights, cx.upload(std::span<const double>(x), 7, 6), together.view<B>()).value);
+  const auto alone = cx.read(
+      layer(cx, theta.weights, cx.upload(std::span<const double>(x).first(24), 4, 6), first.view<B>()).value);
   CHECK(testing::same_bits(std::vector<double>(all.begin(), all.begin() + 24), alone));
 }
 
@@ -60,7 +63,8 @@ TEST_CASE("rotary scores depend on distances alone") {
   parameters theta = testing::perturbed(cx, layer);
   const std::vector<double> x = testing::normal_values(5 * 8, 2);
   const const_tensor<B> input = cx.upload(std::span<const double>(x), 5, 8);
-  const int offsets[] = {0, 5}, near[] = {0, 1, 2, 3, 4}, far[] = {40, 41, 42, 43, 44}, spread[] = {0, 2, 4, 6, 8};
+  const int offsets[] = {0, 5}, near[] = {0, 1, 2, 3, 4}, far[] = {40, 41, 42, 43, 44},
+            spread[] = {0, 2, 4, 6, 8};
   const auto at = [&](const int* positions) {
     const sequences<B> seq{{offsets, 2}, offsets, {positions, 5}};
     return cx.read(layer(cx, theta.weights, input, seq).value);
@@ -71,8 +75,10 @@ TEST_CASE("rotary scores depend on distances alone") {
 
 TEST_CASE("frozen parameters of attention are left untouched and change nothing else") {
   const testing::packed ragged{3, 1, 5, 2};
-  CHECK(testing::frozen_parameters_stay_untouched(attention<B>(12, 4, true, 2), ragged.rows(), 12, ragged.view<B>()));
-  CHECK(testing::frozen_parameters_stay_untouched(attention<B, rotary>(12, 2, false), ragged.rows(), 12, ragged.view<B>()));
+  CHECK(testing::frozen_parameters_stay_untouched(attention<B>(12, 4, true, 2), ragged.rows(), 12,
+                                                  ragged.view<B>()));
+  CHECK(testing::frozen_parameters_stay_untouched(attention<B, rotary>(12, 2, false), ragged.rows(), 12,
+                                                  ragged.view<B>()));
 }
 
 TEST_CASE("attention refuses heads that do not divide its width and odd rotary heads") {

@@ -1,4 +1,5 @@
-/// What the tests of layers share: packed sequences, one forward and pullback, and the check of frozen parameters.
+/// What the tests of layers share: packed sequences, one forward and pullback, and the check of frozen
+/// parameters.
 #pragma once
 #include <cstring>
 #include <initializer_list>
@@ -47,7 +48,8 @@ bool same_bits(const outcome<T>& a, const outcome<T>& b) {
 
 /// Weights off their initial value, so that zeros and ones do not hide a fault.
 template <Parametrised L>
-parameters<L> perturbed(context<typename L::backend>& cx, const L& layer, std::uint64_t seed = 3, double scale = 0.3) {
+parameters<L> perturbed(context<typename L::backend>& cx, const L& layer, std::uint64_t seed = 3,
+                        double scale = 0.3) {
   using T = typename L::backend::real;
   parameters<L> theta(cx, layer, philox{seed});
   for (std::size_t n = 0; n < theta.slots().size(); ++n) {
@@ -59,11 +61,13 @@ parameters<L> perturbed(context<typename L::backend>& cx, const L& layer, std::u
   return theta;
 }
 
-/// One forward and pullback at random x (rows, cols) and dy; gradients start at `before` and go where `g` points.
+/// One forward and pullback at random x (rows, cols) and dy; gradients start at `before` and go where `g`
+/// points.
 template <Parametrised L, class... Extra>
-outcome<typename L::backend::real> run_layer(context<typename L::backend>& cx, const L& layer, parameters<L>& theta,
-                                             const typename L::params& g, index_t rows, index_t cols,
-                                             typename L::backend::real before, const Extra&... extra) {
+outcome<typename L::backend::real> run_layer(context<typename L::backend>& cx, const L& layer,
+                                             parameters<L>& theta, const typename L::params& g, index_t rows,
+                                             index_t cols, typename L::backend::real before,
+                                             const Extra&... extra) {
   using B = typename L::backend;
   using T = typename B::real;
   poison(cx);
@@ -71,15 +75,18 @@ outcome<typename L::backend::real> run_layer(context<typename L::backend>& cx, c
   const std::vector<T> start(static_cast<std::size_t>(theta.flat_grads().size()), before);
   B::upload(cx.queue(), theta.flat_grads().data, start.data(), start.size() * sizeof(T));
   const std::vector<T> x = normal_values<T>(rows * cols, 21);
-  auto [y, pullback] = layer(cx, theta.weights, const_tensor<B>(cx.upload(std::span<const T>(x), rows, cols)), extra...);
+  auto [y, pullback] =
+      layer(cx, theta.weights, const_tensor<B>(cx.upload(std::span<const T>(x), rows, cols)), extra...);
   const std::vector<T> dy = normal_values<T>(y.size(), 22);
-  const const_tensor<B> dx = pullback(const_tensor<B>(cx.upload(std::span<const T>(dy), y.rows(), y.cols())), g);
+  const const_tensor<B> dx =
+      pullback(const_tensor<B>(cx.upload(std::span<const T>(dy), y.rows(), y.cols())), g);
   outcome<T> out{cx.read(const_tensor<B>(y)), cx.read(dx), {}};
   for (std::size_t n = 0; n < theta.slots().size(); ++n) out.gradients.push_back(theta.read_gradient(cx, n));
   return out;
 }
 
-/// Freezes each parameter alone, then all: dx and the other gradients keep their bits, the frozen one stays as it was.
+/// Freezes each parameter alone, then all: dx and the other gradients keep their bits, the frozen one stays
+/// as it was.
 template <Parametrised L, class... Extra>
 bool frozen_parameters_stay_untouched(const L& layer, index_t rows, index_t cols, const Extra&... extra) {
   using B = typename L::backend;
@@ -100,7 +107,8 @@ bool frozen_parameters_stay_untouched(const L& layer, index_t rows, index_t cols
     layer.each_param(freeze, g);
     auto expected = whole;
     for (std::size_t i = 0; i < tensors; ++i)
-      if (i == frozen || frozen == tensors) expected.gradients[i].assign(expected.gradients[i].size(), before);
+      if (i == frozen || frozen == tensors)
+        expected.gradients[i].assign(expected.gradients[i].size(), before);
     right = right && same_bits(run_layer(cx, layer, theta, g, rows, cols, before, extra...), expected);
   }
   return right;

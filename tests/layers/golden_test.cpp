@@ -25,7 +25,8 @@ namespace {
 using numbers = std::vector<double>;
 
 const nlohmann::json& goldens() {
-  static const nlohmann::json all = nlohmann::json::parse(std::ifstream(PLANLM_GOLDEN "/layers.json")).at("layers");
+  static const nlohmann::json all =
+      nlohmann::json::parse(std::ifstream(PLANLM_GOLDEN "/layers.json")).at("layers");
   return all;
 }
 
@@ -48,7 +49,8 @@ numbers hashed(const nlohmann::json& array) {
 
 /// Half a unit of the ninth digit, and of the twelfth decimal for zeros.
 bool agree(const numbers& got, const nlohmann::json& expected_json) {
-  const auto expected = expected_json.is_array() ? expected_json.get<numbers>() : numbers{expected_json.get<double>()};
+  const auto expected =
+      expected_json.is_array() ? expected_json.get<numbers>() : numbers{expected_json.get<double>()};
   if (got.size() != expected.size()) return false;
   for (std::size_t i = 0; i < got.size(); ++i)
     if (!(std::abs(got[i] - expected[i]) <= 5.01e-9 * std::abs(expected[i]) + 1e-12)) return false;
@@ -76,7 +78,9 @@ class golden {
     return cx.upload(std::span<const double>(values), static_cast<index_t>(values.size()) / cols, cols);
   }
   bool output_is(const numbers& y) const { return agree(y, all_.at("output")); }
-  bool gradient_is(const char* name, const numbers& g) const { return agree(g, all_.at("gradients").at(name)); }
+  bool gradient_is(const char* name, const numbers& g) const {
+    return agree(g, all_.at("gradients").at(name));
+  }
 
   /// A layer whose parameters have the names of `renamed` (ours -> the file's) and whose input is x.
   template <class L>
@@ -107,12 +111,14 @@ TEST_CASE("linear agrees with PyTorch") {
 TEST_CASE("low-rank adaptation agrees with PyTorch") {
   golden g("lora");
   const linear<B> base{g.size("inputs"), g.size("outputs"), false};
-  g.check_layer(lora<B>{base, g.size("rank"), g.size<double>("alpha")}, {{"base.w", "w"}, {"a", "a"}, {"b", "b"}});
+  g.check_layer(lora<B>{base, g.size("rank"), g.size<double>("alpha")},
+                {{"base.w", "w"}, {"a", "a"}, {"b", "b"}});
 }
 
 TEST_CASE("layer norm and RMS norm agree with PyTorch") {
   golden centred("layer_norm"), plain("rms_norm");
-  centred.check_layer(layer_norm<B>{centred.size("width"), centred.size<double>("epsilon")}, {{"scale", "scale"}, {"shift", "shift"}});
+  centred.check_layer(layer_norm<B>{centred.size("width"), centred.size<double>("epsilon")},
+                      {{"scale", "scale"}, {"shift", "shift"}});
   plain.check_layer(rms_norm<B>{plain.size("width"), plain.size<double>("epsilon")}, {{"scale", "scale"}});
 }
 
@@ -127,7 +133,8 @@ TEST_CASE("embedding agrees with PyTorch") {
   const embedding<B> layer{g.size("vocabulary"), g.size("width")};
   parameters theta(g.cx, layer, philox{1});
   theta.write(g.cx, 0, g.array("table"));
-  auto [y, pullback] = layer(g.cx, theta.weights, indices<B>(g.cx.upload(g.size<std::vector<int>>("tokens"))));
+  auto [y, pullback] =
+      layer(g.cx, theta.weights, indices<B>(g.cx.upload(g.size<std::vector<int>>("tokens"))));
   CHECK(g.output_is(g.cx.read(y)));
   pullback(g.matrix("upstream"), theta.grads);
   CHECK(g.gradient_is("table", theta.read_gradient(g.cx, 0)));
@@ -155,7 +162,8 @@ TEST_CASE("rotary and sinusoidal positions agree with PyTorch") {
     const numbers& start = turned.array(name);
     const index_t heads = turned.size("heads"), width = turned.size("head_width");
     const tensor<B> x = turned.cx.upload(std::span<const double>(start), positions.size(), heads * width);
-    ops::rotate(turned.cx, x, 0, heads, width, indices<B>(positions.data(), positions.size()), turned.size<double>("base"), forward);
+    ops::rotate(turned.cx, x, 0, heads, width, indices<B>(positions.data(), positions.size()),
+                turned.size<double>("base"), forward);
     return turned.cx.read(x);
   };
   CHECK(turned.output_is(rotate("x", true)));
@@ -164,7 +172,8 @@ TEST_CASE("rotary and sinusoidal positions agree with PyTorch") {
   golden added("sinusoidal");
   std::vector<int> places(static_cast<std::size_t>(added.size("rows")));
   for (std::size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int>(i);
-  CHECK(added.output_is(added.cx.read(ops::add_sinusoids(added.cx, added.matrix("x"), indices<B>(added.cx.upload(places))))));
+  CHECK(added.output_is(
+      added.cx.read(ops::add_sinusoids(added.cx, added.matrix("x"), indices<B>(added.cx.upload(places))))));
 }
 
 TEST_CASE("cross-entropy agrees with PyTorch, alone and fused with its projection") {
@@ -180,10 +189,11 @@ TEST_CASE("cross-entropy agrees with PyTorch, alone and fused with its projectio
     numbers identity(static_cast<std::size_t>(vocabulary * vocabulary));
     for (index_t i = 0; i < vocabulary; ++i) identity[static_cast<std::size_t>(i * vocabulary + i)] = 1;
     const const_tensor<B> table =
-        alone ? const_tensor<B>(g.cx.upload(std::span<const double>(identity), vocabulary, vocabulary)) : g.matrix("w");
+        alone ? const_tensor<B>(g.cx.upload(std::span<const double>(identity), vocabulary, vocabulary))
+              : g.matrix("w");
     const tensor<B> dtable = g.cx.make_zero(vocabulary, width);
-    const auto loss = ops::linear_cross_entropy(g.cx, g.matrix(alone ? "s" : "x"), table, indices<B>(g.cx.upload(targets)), {},
-                                                1.0 / counted, dtable);
+    const auto loss = ops::linear_cross_entropy(g.cx, g.matrix(alone ? "s" : "x"), table,
+                                                indices<B>(g.cx.upload(targets)), {}, 1.0 / counted, dtable);
     CHECK(g.output_is(g.cx.read(loss.total)));
     CHECK(g.gradient_is(alone ? "s" : "x", g.cx.read(loss.dhidden)));
     if (!alone) CHECK(g.gradient_is("w", g.cx.read(dtable)));
@@ -191,10 +201,13 @@ TEST_CASE("cross-entropy agrees with PyTorch, alone and fused with its projectio
 }
 
 TEST_CASE("every golden case is either checked here or known to belong elsewhere") {
-  const std::set<std::string> here{"linear", "lora",   "embedding",  "layer_norm",    "rms_norm",
-                                   "gelu",   "silu",   "relu",       "rotary",        "attention_causal",
-                                   "sinusoidal",       "attention_bidirectional",     "cross_entropy",
-                                   "linear_cross_entropy"},
+  const std::set<std::string> here{"linear",        "lora",
+                                   "embedding",     "layer_norm",
+                                   "rms_norm",      "gelu",
+                                   "silu",          "relu",
+                                   "rotary",        "attention_causal",
+                                   "sinusoidal",    "attention_bidirectional",
+                                   "cross_entropy", "linear_cross_entropy"},
       elsewhere{"mixture", "top_k", "straight_through", "adamw", "sgd", "lion"};
   for (const auto& [name, unused] : goldens().items()) {
     CAPTURE(name);

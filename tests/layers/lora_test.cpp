@@ -28,7 +28,8 @@ TEST_CASE("low-rank adaptation starts as its base layer, bit for bit") {
   parameters theta(cx, layer, philox{4});
   const std::vector<double> x = testing::normal_values(6 * 7, 2);
   const const_tensor<B> input = cx.upload(std::span<const double>(x), 6, 7);
-  CHECK(testing::same_bits(cx.read(layer(cx, theta.weights, input).value), cx.read(base(cx, theta.weights.base, input).value)));
+  CHECK(testing::same_bits(cx.read(layer(cx, theta.weights, input).value),
+                           cx.read(base(cx, theta.weights.base, input).value)));
 }
 
 TEST_CASE("a frozen base learns nothing while both factors do") {

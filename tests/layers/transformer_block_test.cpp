@@ -12,7 +12,8 @@ using B = cpu<double>;
 static_assert(Layer<transformer_block<B>> && Layer<encoder_block<B>> && Layer<attention<B>>);
 static_assert(!std::is_same_v<transformer_block<cpu<float>>::params, transformer_block<B>::params>);
 
-TEST_CASE("the transformer block passes the gradient check: causal or not, at odd shapes, over ragged sequences") {
+TEST_CASE(
+    "the transformer block passes the gradient check: causal or not, at odd shapes, over ragged sequences") {
   const testing::packed one{1}, ragged{3, 1, 5, 2};
   struct shape {
     index_t width, heads, inner;
@@ -28,10 +29,13 @@ TEST_CASE("the transformer block passes the gradient check: causal or not, at od
     }
 }
 
-TEST_CASE("the transformer block passes the gradient check with each choice of norm, activation and positions") {
+TEST_CASE(
+    "the transformer block passes the gradient check with each choice of norm, activation and positions") {
   const testing::packed ragged{4, 1, 2};
   context<B> cx;
-  const auto error = [&](const auto& block) { return testing::gradient_error(cx, block, ragged.rows(), 12, {}, ragged.view<B>()); };
+  const auto error = [&](const auto& block) {
+    return testing::gradient_error(cx, block, ragged.rows(), 12, {}, ragged.view<B>());
+  };
   CHECK(error(transformer_block<B, rms_norm<B>>(12, 2, true, 7)) < 1e-7);
   CHECK(error(transformer_block<B, layer_norm<B>, ops::silu>(12, 2, true, 7)) < 1e-7);
   CHECK(error(transformer_block<B, rms_norm<B>, ops::silu, rotary>(12, 2, true, 7, 0.02, 1)) < 1e-7);
@@ -50,14 +54,17 @@ TEST_CASE("the encoder block passes the gradient check at odd shapes") {
     const encoder_block<B, ops::gelu> smooth(s.width, s.heads, s.inner);
     CHECK(testing::gradient_error(cx, smooth, one.rows(), s.width, {}, one.view<B>()) < 1e-7);
     CHECK(testing::gradient_error(cx, smooth, ragged.rows(), s.width, {}, ragged.view<B>()) < 1e-7);
-    CHECK(testing::gradient_error(cx, encoder_block<B>(s.width, s.heads, s.inner), ragged.rows(), s.width, {}, ragged.view<B>()) < 1e-7);
+    CHECK(testing::gradient_error(cx, encoder_block<B>(s.width, s.heads, s.inner), ragged.rows(), s.width, {},
+                                  ragged.view<B>()) < 1e-7);
   }
 }
 
 TEST_CASE("frozen parameters of blocks are left untouched and change nothing else") {
   const testing::packed ragged{3, 1, 5};
-  CHECK(testing::frozen_parameters_stay_untouched(transformer_block<B>(6, 2, true, 13), ragged.rows(), 6, ragged.view<B>()));
-  CHECK(testing::frozen_parameters_stay_untouched(encoder_block<B>(6, 2, 13), ragged.rows(), 6, ragged.view<B>()));
+  CHECK(testing::frozen_parameters_stay_untouched(transformer_block<B>(6, 2, true, 13), ragged.rows(), 6,
+                                                  ragged.view<B>()));
+  CHECK(testing::frozen_parameters_stay_untouched(encoder_block<B>(6, 2, 13), ragged.rows(), 6,
+                                                  ragged.view<B>()));
 }
 
 namespace {
@@ -83,7 +90,9 @@ double injection_error(Placement placement) {
   const std::vector<double> x = testing::normal_values(rows * 6, 1), dy = testing::normal_values(rows * 6, 2);
   const auto run = [&](const std::vector<double>& plan, std::vector<double>* gradient) {
     auto scope = cx.scope();
-    const auto load = [&](const std::vector<double>& v) { return const_tensor<B>(cx.upload(std::span<const double>(v), rows, 6)); };
+    const auto load = [&](const std::vector<double>& v) {
+      return const_tensor<B>(cx.upload(std::span<const double>(v), rows, 6));
+    };
     auto [y, pullback] = block(cx, theta.weights, load(x), ragged.view<B>(), placement, shifted{load(plan)});
     if (gradient) {
       const tensor<B> sink = cx.make_zero(rows, 6);
@@ -96,7 +105,8 @@ double injection_error(Placement placement) {
     return total;
   };
   return testing::directional_error(
-      testing::normal_values(rows * 6, 3), [&](const std::vector<double>& plan) { return run(plan, nullptr); },
+      testing::normal_values(rows * 6, 3),
+      [&](const std::vector<double>& plan) { return run(plan, nullptr); },
       [&](const std::vector<double>& plan) {
         std::vector<double> gradient;
         run(plan, &gradient);
@@ -112,7 +122,8 @@ testing::outcome<T> stack_outcome(int threads, bool causal) {
   context<C> cx{typename C::queue(threads)};
   const stack model{3, transformer_block<C, rms_norm<C>, ops::gelu, rotary>(48, 4, causal, 200, 0.02, 2, {})};
   parameters theta = testing::perturbed(cx, model, 3, 0.05);
-  return testing::run_layer(cx, model, theta, theta.grads, ragged.rows(), 48, T(0), ragged.template view<C>());
+  return testing::run_layer(cx, model, theta, theta.grads, ragged.rows(), 48, T(0),
+                            ragged.template view<C>());
 }
 
 }  // namespace
@@ -147,7 +158,9 @@ TEST_CASE("a causal stack gives a row the same bits whether later rows exist or 
     auto scope = cx.scope();
     const testing::packed seq{rows};
     return cx.read(
-        model(cx, theta.weights, cx.upload(std::span<const float>(x).first(static_cast<std::size_t>(rows * 24)), rows, 24), seq.view<C>())
+        model(cx, theta.weights,
+              cx.upload(std::span<const float>(x).first(static_cast<std::size_t>(rows * 24)), rows, 24),
+              seq.view<C>())
             .value);
   };
   const auto whole = first_rows(150);

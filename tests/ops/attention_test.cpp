@@ -28,7 +28,8 @@ attended<T> run(attention_shape shape, const packed& seq, bool fused, int thread
   testing::poison(cx, 1000000);
   auto scope = cx.scope();
   const index_t n = seq.rows();
-  const std::vector<T> x = normal_values<T>(n * shape.packed_width(), 1, scale), g = normal_values<T>(n * shape.query_width(), 2);
+  const std::vector<T> x = normal_values<T>(n * shape.packed_width(), 1, scale),
+                       g = normal_values<T>(n * shape.query_width(), 2);
   const const_tensor<B> qkv = cx.upload(std::span<const T>(x), n, shape.packed_width());
   const const_tensor<B> dy = cx.upload(std::span<const T>(g), n, shape.query_width());
   const auto s = seq.view<B>();
@@ -43,7 +44,8 @@ attended<T> run(attention_shape shape, const packed& seq, bool fused, int thread
 template <class T>
 double disagreement(attention_shape shape, const packed& seq, double scale = 1) {
   const auto fused = run<T>(shape, seq, true, 1, scale), plain = run<T>(shape, seq, false, 1, scale);
-  return std::max({largest_error(fused.y, plain.y), largest_error(fused.lse, plain.lse), largest_error(fused.dqkv, plain.dqkv)});
+  return std::max({largest_error(fused.y, plain.y), largest_error(fused.lse, plain.lse),
+                   largest_error(fused.dqkv, plain.dqkv)});
 }
 
 }  // namespace
@@ -73,7 +75,10 @@ TEST_CASE("causal attention by hand: the first row repeats its value, equal keys
   const std::vector<double> x{1, 0, 3, 1, 0, 5, 1, 0, 10};
   const packed three{3};
   const auto attend = [&](bool causal) {
-    return cx.read(ops::attention(cx, {1, 1, 1, causal}, const_tensor<B>(cx.upload(std::span<const double>(x), 3, 3)), three.view<B>()).y);
+    return cx.read(ops::attention(cx, {1, 1, 1, causal},
+                                  const_tensor<B>(cx.upload(std::span<const double>(x), 3, 3)),
+                                  three.view<B>())
+                       .y);
   };
   CHECK(largest_error(attend(true), std::vector<double>{3, 4, 6}) < 1e-15);
   CHECK(largest_error(attend(false), std::vector<double>{6, 6, 6}) < 1e-15);
@@ -90,7 +95,9 @@ TEST_CASE("a row of causal attention has the same bits whether later rows of its
       auto scope = cx.scope();
       const packed seq{rows};
       return cx.read(ops::attention(cx, shape,
-                                    const_tensor<B>(cx.upload(std::span<const T>(x).first(static_cast<std::size_t>(rows * width)), rows, width)),
+                                    const_tensor<B>(cx.upload(
+                                        std::span<const T>(x).first(static_cast<std::size_t>(rows * width)),
+                                        rows, width)),
                                     seq.template view<B>())
                          .y);
     };
@@ -143,5 +150,6 @@ TEST_CASE("the memory of fused attention grows with the length, that of the plai
   // Scratch memory of a thread: two tiles of 64 rows.
   const index_t fixed = cpu_detail::attention_scratch(0, 2);
   CHECK(cpu_detail::attention_scratch(1000, 2) - fixed == 2 * 64 * 1000);
-  CHECK(cpu_detail::attention_scratch(2000, 2) - fixed == 2 * (cpu_detail::attention_scratch(1000, 2) - fixed));
+  CHECK(cpu_detail::attention_scratch(2000, 2) - fixed ==
+        2 * (cpu_detail::attention_scratch(1000, 2) - fixed));
 }

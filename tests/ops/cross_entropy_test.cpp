@@ -30,7 +30,9 @@ problem make_problem(index_t rows, index_t width, index_t vocabulary) {
   const philox random{5};
   for (index_t r = 0; r < rows; ++r) {
     const auto row = static_cast<std::uint64_t>(r);
-    p.targets.push_back(random.below(5, row, 0) == 0 ? -1 : static_cast<int>(random.below(static_cast<std::uint32_t>(vocabulary), row, 1)));
+    p.targets.push_back(random.below(5, row, 0) == 0
+                            ? -1
+                            : static_cast<int>(random.below(static_cast<std::uint32_t>(vocabulary), row, 1)));
   }
   return p;
 }
@@ -38,23 +40,27 @@ problem make_problem(index_t rows, index_t width, index_t vocabulary) {
 enum class form { fused, plain };
 
 template <class T>
-loss<T> run(const problem& p, form which, const std::vector<T>& weights, T uniform, bool frozen = false, int threads = 1) {
+loss<T> run(const problem& p, form which, const std::vector<T>& weights, T uniform, bool frozen = false,
+            int threads = 1) {
   using B = cpu<T>;
   context<B> cx{typename B::queue(threads)};
   testing::poison(cx);
   auto scope = cx.scope();
-  const std::vector<T> h = normal_values<T>(p.rows * p.width, 1), w = normal_values<T>(p.vocabulary * p.width, 2);
+  const std::vector<T> h = normal_values<T>(p.rows * p.width, 1),
+                       w = normal_values<T>(p.vocabulary * p.width, 2);
   const const_tensor<B> hidden = cx.upload(std::span<const T>(h), p.rows, p.width);
   const const_tensor<B> table = cx.upload(std::span<const T>(w), p.vocabulary, p.width);
   const indices<B> targets = cx.upload(p.targets);
-  const const_tensor<B, 1> weight = weights.empty() ? const_tensor<B, 1>{} : const_tensor<B, 1>(cx.upload(weights));
+  const const_tensor<B, 1> weight =
+      weights.empty() ? const_tensor<B, 1>{} : const_tensor<B, 1>(cx.upload(weights));
   tensor<B> dtable;
   if (!frozen) {
     dtable = cx.make(p.vocabulary, p.width);
     for (index_t i = 0; i < dtable.size(); ++i) dtable[i] = T(0.5);  // gradients are added
   }
-  const auto out = which == form::fused ? ops::linear_cross_entropy(cx, hidden, table, targets, weight, uniform, dtable)
-                                        : ops::linear_cross_entropy_plain(cx, hidden, table, targets, weight, uniform, dtable);
+  const auto out = which == form::fused
+                       ? ops::linear_cross_entropy(cx, hidden, table, targets, weight, uniform, dtable)
+                       : ops::linear_cross_entropy_plain(cx, hidden, table, targets, weight, uniform, dtable);
   loss<T> result{static_cast<double>(cx.read_one(out.total)), cx.read(out.nll), cx.read(out.dhidden), {}};
   if (!frozen) result.dtable = cx.read(dtable);
   return result;
@@ -64,7 +70,8 @@ loss<T> run(const problem& p, form which, const std::vector<T>& weights, T unifo
 
 TEST_CASE("fused linear cross-entropy equals the plain composition, with uniform and with per-row weights") {
   // 512 rows are one block at this vocabulary: 1100 rows are three, the last of them short.
-  for (const problem& p : {make_problem(1, 1, 1), make_problem(5, 7, 3), make_problem(33, 5, 130), make_problem(1100, 6, 37)}) {
+  for (const problem& p :
+       {make_problem(1, 1, 1), make_problem(5, 7, 3), make_problem(33, 5, 130), make_problem(1100, 6, 37)}) {
     CAPTURE(p.rows, p.width, p.vocabulary);
     std::vector<double> weights = normal_values(p.rows, 9);
     for (const std::vector<double>& w : {std::vector<double>{}, weights}) {
@@ -89,15 +96,16 @@ TEST_CASE("cross-entropy by hand: two equal logits cost ln 2, and an ignored tar
   const std::vector<int> ids{0, -1, 1};
   const tensor<B> dtable = cx.make_zero(2, 1);
   const auto out = ops::linear_cross_entropy(cx, const_tensor<B>(cx.upload(std::span<const double>(h), 3, 1)),
-                                             const_tensor<B>(cx.upload(std::span<const double>(w), 2, 1)), indices<B>(cx.upload(ids)), {},
-                                             0.5, dtable);
+                                             const_tensor<B>(cx.upload(std::span<const double>(w), 2, 1)),
+                                             indices<B>(cx.upload(ids)), {}, 0.5, dtable);
   CHECK(largest_error(cx.read(out.nll), std::vector<double>{std::log(2.0), 0, std::log(2.0)}) < 1e-15);
   CHECK(cx.read_one(out.total) == Approx(std::log(2.0)));
   CHECK(largest_error(cx.read(out.dhidden), std::vector<double>{0, 0, 0}) < 1e-15);
   CHECK(largest_error(cx.read(dtable), std::vector<double>{0, 0}) < 1e-15);
 }
 
-TEST_CASE("rows with an ignored target have value and gradient exactly 0 and leave the table's gradient alone") {
+TEST_CASE(
+    "rows with an ignored target have value and gradient exactly 0 and leave the table's gradient alone") {
   problem p = make_problem(40, 5, 11);
   const auto out = run<double>(p, form::fused, {}, 0.1);
   for (index_t r = 0; r < p.rows; ++r) {
@@ -113,7 +121,8 @@ TEST_CASE("rows with an ignored target have value and gradient exactly 0 and lea
 
 TEST_CASE("a frozen table changes no bit of value or input gradient") {
   const problem p = make_problem(600, 5, 11);
-  const auto learned = run<float>(p, form::fused, {}, 0.1f), frozen = run<float>(p, form::fused, {}, 0.1f, true);
+  const auto learned = run<float>(p, form::fused, {}, 0.1f),
+             frozen = run<float>(p, form::fused, {}, 0.1f, true);
   CHECK(frozen.total == learned.total);
   CHECK(same_bits(frozen.nll, learned.nll));
   CHECK(same_bits(frozen.dhidden, learned.dhidden));
@@ -122,7 +131,8 @@ TEST_CASE("a frozen table changes no bit of value or input gradient") {
 TEST_CASE("the weight of a row scales its share of the total and of the gradients, not its nats") {
   const problem p = make_problem(20, 4, 9);
   const std::vector<double> weights = normal_values(20, 3);
-  const auto plain = run<double>(p, form::fused, {}, 1.0), weighted = run<double>(p, form::fused, weights, 77.0);
+  const auto plain = run<double>(p, form::fused, {}, 1.0),
+             weighted = run<double>(p, form::fused, weights, 77.0);
   CHECK(same_bits(weighted.nll, plain.nll));
   double total = 0;
   std::vector<double> dhidden = plain.dhidden;
@@ -145,8 +155,8 @@ TEST_CASE("linear cross-entropy passes the directional check over input and tabl
       const tensor<B> dtable = cx.make_zero(p.vocabulary, p.width);
       const auto out = ops::linear_cross_entropy(
           cx, const_tensor<B>(cx.upload(std::span<const double>(v).first(n), p.rows, p.width)),
-          const_tensor<B>(cx.upload(std::span<const double>(v).subspan(n), p.vocabulary, p.width)), indices<B>(cx.upload(p.targets)), {}, 0.3,
-          dtable);
+          const_tensor<B>(cx.upload(std::span<const double>(v).subspan(n), p.vocabulary, p.width)),
+          indices<B>(cx.upload(p.targets)), {}, 0.3, dtable);
       if (gradient) {
         *gradient = cx.read(out.dhidden);
         for (const double g : cx.read(dtable)) gradient->push_back(g);
@@ -158,8 +168,9 @@ TEST_CASE("linear cross-entropy passes the directional check over input and tabl
       split(v, &g);
       return g;
     };
-    CHECK(testing::directional_error(normal_values((p.rows + p.vocabulary) * p.width, 4),
-                                     [&](const std::vector<double>& v) { return split(v, nullptr); }, gradient) < 1e-8);
+    CHECK(testing::directional_error(
+              normal_values((p.rows + p.vocabulary) * p.width, 4),
+              [&](const std::vector<double>& v) { return split(v, nullptr); }, gradient) < 1e-8);
   }
 }
 
@@ -168,10 +179,12 @@ TEST_CASE("the nats of evaluation are those of training, bit for bit") {
   const problem p = make_problem(600, 5, 37);
   const auto trained = run<float>(p, form::fused, {}, 1.0f);
   context<B> cx;
-  const std::vector<float> h = normal_values<float>(p.rows * p.width, 1), w = normal_values<float>(p.vocabulary * p.width, 2);
-  const auto nll = ops::linear_token_nll(cx, const_tensor<B>(cx.upload(std::span<const float>(h), p.rows, p.width)),
-                                         const_tensor<B>(cx.upload(std::span<const float>(w), p.vocabulary, p.width)),
-                                         indices<B>(cx.upload(p.targets)));
+  const std::vector<float> h = normal_values<float>(p.rows * p.width, 1),
+                           w = normal_values<float>(p.vocabulary * p.width, 2);
+  const auto nll =
+      ops::linear_token_nll(cx, const_tensor<B>(cx.upload(std::span<const float>(h), p.rows, p.width)),
+                            const_tensor<B>(cx.upload(std::span<const float>(w), p.vocabulary, p.width)),
+                            indices<B>(cx.upload(p.targets)));
   CHECK(same_bits(cx.read(nll), trained.nll));
 }
 
@@ -192,10 +205,12 @@ TEST_CASE("the fused form never holds all logits") {
   const index_t rows = 4096, width = 4, vocabulary = 8192;
   context<B> cx{B::queue(2)};
   auto scope = cx.scope();
-  const std::vector<float> h = normal_values<float>(rows * width, 1), w = normal_values<float>(vocabulary * width, 2);
+  const std::vector<float> h = normal_values<float>(rows * width, 1),
+                           w = normal_values<float>(vocabulary * width, 2);
   const std::vector<int> targets(static_cast<std::size_t>(rows), 7);
-  ops::linear_cross_entropy(cx, const_tensor<B>(h.data(), rows, width), const_tensor<B>(w.data(), vocabulary, width),
-                            indices<B>(targets.data(), rows), {}, 1.0f, {});
+  ops::linear_cross_entropy(cx, const_tensor<B>(h.data(), rows, width),
+                            const_tensor<B>(w.data(), vocabulary, width), indices<B>(targets.data(), rows),
+                            {}, 1.0f, {});
   CHECK(cx.memory().peak_bytes() < static_cast<std::size_t>(rows * vocabulary) * sizeof(float) / 7);
   CHECK(ops::cross_entropy_rows(0, 10) >= 0);
   CHECK(ops::cross_entropy_rows(1, 10) == 1);

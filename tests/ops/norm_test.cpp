@@ -19,8 +19,9 @@ std::vector<T> normed(const std::vector<T>& x, index_t rows, double epsilon) {
   const index_t cols = static_cast<index_t>(x.size()) / rows;
   const std::vector<T> one(static_cast<std::size_t>(cols), T(1)), zero(static_cast<std::size_t>(cols));
   ops::norm_statistics<B> kept;
-  return cx.read(ops::norm<Centred>(cx, const_tensor<B>(cx.upload(std::span<const T>(x), rows, cols)), const_tensor<B, 1>(cx.upload(one)),
-                                    const_tensor<B, 1>(cx.upload(zero)), epsilon, kept));
+  return cx.read(ops::norm<Centred>(cx, const_tensor<B>(cx.upload(std::span<const T>(x), rows, cols)),
+                                    const_tensor<B, 1>(cx.upload(one)), const_tensor<B, 1>(cx.upload(zero)),
+                                    epsilon, kept));
 }
 
 }  // namespace
@@ -28,8 +29,10 @@ std::vector<T> normed(const std::vector<T>& x, index_t rows, double epsilon) {
 TEST_CASE("norms by hand") {
   const double s = 1 / std::sqrt(2.0 / 3);  // 1, 2, 3: variance 2 / 3
   CHECK(largest_error(normed<double, true>({1, 2, 3}, 1, 0), std::vector<double>{-s, 0, s}) < 1e-15);
-  CHECK(largest_error(normed<double, false>({3, 4, 0, 0}, 1, 0), std::vector<double>{1.2, 1.6, 0, 0}) < 1e-15);
-  CHECK(largest_error(normed<double, true>({5, 5, 5}, 1, 1e-5), std::vector<double>{0, 0, 0}) < 1e-15);  // no variance at all
+  CHECK(largest_error(normed<double, false>({3, 4, 0, 0}, 1, 0), std::vector<double>{1.2, 1.6, 0, 0}) <
+        1e-15);
+  CHECK(largest_error(normed<double, true>({5, 5, 5}, 1, 1e-5), std::vector<double>{0, 0, 0}) <
+        1e-15);  // no variance at all
   CHECK(largest_error(normed<double, false>({0, 0}, 1, 1e-5), std::vector<double>{0, 0}) < 1e-15);
 }
 

@@ -15,10 +15,12 @@ using testing::normal_values;
 
 namespace {
 
-std::vector<double> softmax_of(context<B>& cx, const std::vector<double>& z, index_t rows, double temperature = 1) {
+std::vector<double> softmax_of(context<B>& cx, const std::vector<double>& z, index_t rows,
+                               double temperature = 1) {
   auto scope = cx.scope();
-  return cx.read(
-      ops::softmax(cx, const_tensor<B>(cx.upload(std::span<const double>(z), rows, static_cast<index_t>(z.size()) / rows)), temperature));
+  return cx.read(ops::softmax(
+      cx, const_tensor<B>(cx.upload(std::span<const double>(z), rows, static_cast<index_t>(z.size()) / rows)),
+      temperature));
 }
 
 }  // namespace
@@ -30,7 +32,8 @@ TEST_CASE("softmax by hand, at two temperatures") {
   CHECK(largest_error(softmax_of(cx, z, 1, 0.5), std::vector<double>{1 / 30.0, 4 / 30.0, 25 / 30.0}) < 1e-15);
 }
 
-TEST_CASE("softmax does not change when a row is shifted, far beyond the range of exp too, and its rows sum to 1") {
+TEST_CASE(
+    "softmax does not change when a row is shifted, far beyond the range of exp too, and its rows sum to 1") {
   context<B> cx;
   for (const index_t cols : {1, 3, 16, 50}) {
     CAPTURE(cols);
@@ -64,7 +67,9 @@ TEST_CASE("softmax passes the directional check at odd shapes and temperatures")
       };
       const auto gradient = [&](const std::vector<double>& z) {
         auto scope = cx.scope();
-        const auto load = [&](const std::vector<double>& v) { return const_tensor<B>(cx.upload(std::span<const double>(v), rows, cols)); };
+        const auto load = [&](const std::vector<double>& v) {
+          return const_tensor<B>(cx.upload(std::span<const double>(v), rows, cols));
+        };
         const const_tensor<B> p = ops::softmax(cx, load(z), temperature);
         return cx.read(ops::softmax_pullback(cx, p, load(dp), temperature));
       };

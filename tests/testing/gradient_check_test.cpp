@@ -33,7 +33,8 @@ struct faulty_linear {
                  if constexpr (Fault == fault::forgets_parameter) given.b = {};
                  if constexpr (Fault == fault::assigns) ops::fill(cx, g.b, 0.0);
                  tensor<B> dx = pullback(dy, given);
-                 if constexpr (Fault == fault::input_gradient) dx = ops::scaled(cx, const_tensor<B>(dx), 1.001);
+                 if constexpr (Fault == fault::input_gradient)
+                   dx = ops::scaled(cx, const_tensor<B>(dx), 1.001);
                  if constexpr (Fault == fault::parameter_gradient)
                    ops::matmul_tn_add(cx, const_tensor<B>(ops::scaled(cx, dy, 0.001)), x, g.w);
                  if constexpr (Fault == fault::forgets_input) ops::fill(cx, dx, 0.0);
@@ -78,10 +79,16 @@ TEST_CASE("a fault deep inside a composition is still caught") {
   CHECK(with(faulty_linear<fault::forgets_parameter>{{6, 6}}) > 1e-2);
 }
 
-TEST_CASE("the directional check answers infinity to a gradient of the wrong length or one that is not a number") {
+TEST_CASE(
+    "the directional check answers infinity to a gradient of the wrong length or one that is not a number") {
   const auto loss = [](const std::vector<double>& x) { return x[0] * x[0] + x[1]; };
   const std::vector<double> at{3.0, 4.0};
-  CHECK(testing::directional_error(at, loss, [](const std::vector<double>& x) { return std::vector<double>{2 * x[0], 1.0}; }) < 1e-9);
-  CHECK(std::isinf(testing::directional_error(at, loss, [](const std::vector<double>& x) { return std::vector<double>{2 * x[0]}; })));
-  CHECK(std::isinf(testing::directional_error(at, loss, [](const std::vector<double>&) { return std::vector<double>{NAN, 1.0}; })));
+  CHECK(testing::directional_error(at, loss, [](const std::vector<double>& x) {
+          return std::vector<double>{2 * x[0], 1.0};
+        }) < 1e-9);
+  CHECK(std::isinf(testing::directional_error(
+      at, loss, [](const std::vector<double>& x) { return std::vector<double>{2 * x[0]}; })));
+  CHECK(std::isinf(testing::directional_error(at, loss, [](const std::vector<double>&) {
+    return std::vector<double>{NAN, 1.0};
+  })));
 }

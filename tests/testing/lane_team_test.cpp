@@ -1,4 +1,5 @@
-// Every row kernel of ops under a team of four lanes. Built with the thread sanitizer, this is also where a missing sync shows.
+// Every row kernel of ops under a team of four lanes. Built with the thread sanitizer, this is also where a
+// missing sync shows.
 #include <planlm/testing/lane_team.hpp>
 
 #include <cmath>
@@ -28,7 +29,8 @@ const double nan_value = std::numeric_limits<double>::quiet_NaN();
 
 numbers poisoned(index_t n) { return numbers(static_cast<std::size_t>(n), nan_value); }
 
-/// `run(launch, rows)` calls launch(rows, kernel) on fresh outputs and returns them: by one thread and by four lanes they must agree.
+/// `run(launch, rows)` calls launch(rows, kernel) on fresh outputs and returns them: by one thread and by
+/// four lanes they must agree.
 template <class Run>
 void check_lanes(Run run) {
   const numbers serial = run([](index_t rows, const auto& kernel) {
@@ -103,13 +105,15 @@ TEST_CASE("gather_rows and scatter_add_rows give the same under lanes") {
     for (const bool add : {false, true})
       check_lanes([&](auto launch) {
         numbers y = poisoned(rows * cols);
-        launch(rows, ops::kernel::gather_rows<double>{table.data(), ids.data(), add ? x.data() : nullptr, y.data(), cols});
+        launch(rows, ops::kernel::gather_rows<double>{table.data(), ids.data(), add ? x.data() : nullptr,
+                                                      y.data(), cols});
         return y;
       });
     check_lanes([&](auto launch) {
       numbers sums = table;
       const index_t block = 8;
-      launch((cols + block - 1) / block, ops::kernel::scatter_add_rows<double>{x.data(), ids.data(), sums.data(), rows, cols, block});
+      launch((cols + block - 1) / block,
+             ops::kernel::scatter_add_rows<double>{x.data(), ids.data(), sums.data(), rows, cols, block});
       return sums;
     });
   }
@@ -133,18 +137,22 @@ TEST_CASE("norm and its pullback give the same under lanes") {
   const index_t rows = 5;
   for (const index_t cols : widths) {
     CAPTURE(cols);
-    const numbers x = normal_values(rows * cols, 1), dy = normal_values(rows * cols, 2), scale = normal_values(cols, 3),
-                  shift = normal_values(cols, 4);
+    const numbers x = normal_values(rows * cols, 1), dy = normal_values(rows * cols, 2),
+                  scale = normal_values(cols, 3), shift = normal_values(cols, 4);
     check_lanes([&](auto launch) {
       numbers y = poisoned(rows * cols), mean = poisoned(rows), rstd = mean, dx = y;
-      launch(rows, ops::kernel::norm<double, true>{x.data(), scale.data(), shift.data(), y.data(), mean.data(), rstd.data(), cols, 0.1});
-      launch(rows, ops::kernel::norm_pullback<double, true>{x.data(), scale.data(), mean.data(), rstd.data(), dy.data(), dx.data(), cols});
+      launch(rows, ops::kernel::norm<double, true>{x.data(), scale.data(), shift.data(), y.data(),
+                                                   mean.data(), rstd.data(), cols, 0.1});
+      launch(rows, ops::kernel::norm_pullback<double, true>{x.data(), scale.data(), mean.data(), rstd.data(),
+                                                            dy.data(), dx.data(), cols});
       return joined(joined(y, mean), joined(rstd, dx));
     });
     check_lanes([&](auto launch) {
       numbers y = poisoned(rows * cols), rstd = poisoned(rows), dx = y;
-      launch(rows, ops::kernel::norm<double, false>{x.data(), scale.data(), nullptr, y.data(), nullptr, rstd.data(), cols, 0.1});
-      launch(rows, ops::kernel::norm_pullback<double, false>{x.data(), scale.data(), nullptr, rstd.data(), dy.data(), dx.data(), cols});
+      launch(rows, ops::kernel::norm<double, false>{x.data(), scale.data(), nullptr, y.data(), nullptr,
+                                                    rstd.data(), cols, 0.1});
+      launch(rows, ops::kernel::norm_pullback<double, false>{x.data(), scale.data(), nullptr, rstd.data(),
+                                                             dy.data(), dx.data(), cols});
       return joined(joined(y, rstd), dx);
     });
   }
@@ -161,8 +169,10 @@ TEST_CASE("cross-entropy and its weighted total give the same under lanes") {
       for (const double* weights : {static_cast<const double*>(nullptr), weight.data()})
         check_lanes([&](auto launch) {
           numbers z = logits, nll = poisoned(rows), total = poisoned(1);
-          launch(rows, ops::kernel::cross_entropy<double>{z.data(), target.data(), weights, nll.data(), cols, 0.3, gradient});
-          launch(1, ops::kernel::weighted_total<double, double>{nll.data(), weights, 0.3, total.data(), rows});
+          launch(rows, ops::kernel::cross_entropy<double>{z.data(), target.data(), weights, nll.data(), cols,
+                                                          0.3, gradient});
+          launch(1,
+                 ops::kernel::weighted_total<double, double>{nll.data(), weights, 0.3, total.data(), rows});
           return joined(joined(z, nll), total);
         });
   }
@@ -214,7 +224,8 @@ TEST_CASE("sinusoids and rotations give the same under lanes") {
     for (const double direction : {1.0, -1.0})
       check_lanes([&](auto launch) {
         numbers x = start;
-        launch(rows, ops::kernel::rotate<double>{x.data(), position.data(), stride, heads, width, std::log(1e4), direction});
+        launch(rows, ops::kernel::rotate<double>{x.data(), position.data(), stride, heads, width,
+                                                 std::log(1e4), direction});
         return x;
       });
   }
@@ -222,7 +233,8 @@ TEST_CASE("sinusoids and rotations give the same under lanes") {
 
 namespace {
 
-/// y_i = 2 x_(i+1): each lane reads what its neighbour wrote. Without Synced the leader writes only after the others have read.
+/// y_i = 2 x_(i+1): each lane reads what its neighbour wrote. Without Synced the leader writes only after the
+/// others have read.
 template <bool Synced>
 struct neighbour {
   const double* x;
@@ -254,7 +266,9 @@ double neighbour_error() {
 
 }  // namespace
 
-TEST_CASE("a kernel that reads what another lane wrote needs its sync: lanes show the fault that one thread hides") {
+TEST_CASE(
+    "a kernel that reads what another lane wrote needs its sync: lanes show the fault that one thread "
+    "hides") {
   CHECK(neighbour_error<true>() == 0);
   CHECK(std::isinf(neighbour_error<false>()));
 }

@@ -11,7 +11,8 @@
 
 namespace planlm::testing {
 
-/// `count` draws from N(0, scale^2): rounded to T, so a float and a double test see the same numbers up to rounding.
+/// `count` draws from N(0, scale^2): rounded to T, so a float and a double test see the same numbers up to
+/// rounding.
 template <class T = double>
 std::vector<T> normal_values(index_t count, std::uint64_t seed, double scale = 1) {
   const philox random{seed, 0, 4711};
@@ -45,7 +46,8 @@ template <Backend B>
 void poison(context<B>& cx, index_t count = 100000) {
   auto scope = cx.scope();
   auto free_values = cx.make(count);
-  const std::vector<typename B::real> nan(static_cast<std::size_t>(count), std::numeric_limits<typename B::real>::quiet_NaN());
+  const std::vector<typename B::real> nan(static_cast<std::size_t>(count),
+                                          std::numeric_limits<typename B::real>::quiet_NaN());
   B::upload(cx.queue(), free_values.data, nan.data(), nan.size() * sizeof(nan[0]));
   B::synchronize(cx.queue());
 }

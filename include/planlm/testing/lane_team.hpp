@@ -1,8 +1,10 @@
-/// Row kernels as a warp runs them, on host threads: what a device backend relies on, tested where there is no device.
+/// Row kernels as a warp runs them, on host threads: what a device backend relies on, tested where there is
+/// no device.
 ///
-/// N threads share each row: lane l takes i = l, l + N, l + 2N, ... of every loop. A reduction meets all lanes and hands the same value to
-/// each, but orders nothing else, like a warp shuffle: what one lane wrote to memory another may read only after sync(). The values of a
-/// reduction travel in relaxed atomics that carry their own round number, so a thread sanitizer reports the kernel that forgot its sync.
+/// N threads share each row: lane l takes i = l, l + N, l + 2N, ... of every loop. A reduction meets all
+/// lanes and hands the same value to each, but orders nothing else, like a warp shuffle: what one lane wrote
+/// to memory another may read only after sync(). The values of a reduction travel in relaxed atomics that
+/// carry their own round number, so a thread sanitizer reports the kernel that forgot its sync.
 #pragma once
 #include <array>
 #include <atomic>
@@ -18,7 +20,8 @@ namespace planlm::testing {
 /// One lane of a team of N; models `Team`. Made by run_lanes.
 template <int N>
 class lane_team {
-  static_assert(N >= 1 && (N & (N - 1)) == 0, "planlm::lane_team: the number of lanes must be a power of two");
+  static_assert(N >= 1 && (N & (N - 1)) == 0,
+                "planlm::lane_team: the number of lanes must be a power of two");
 
  public:
   /// What the lanes of one team share.
@@ -72,12 +75,14 @@ class lane_team {
   // Every lane's value. A slot is written again two rounds later, when all lanes are known to have read it.
   template <class T>
   std::array<T, N> exchange(T own) const {
-    static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "planlm::lane_team: reduces 4 or 8 bytes");
+    static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8),
+                  "planlm::lane_team: reduces 4 or 8 bytes");
     using bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
     const std::uint64_t value = std::bit_cast<bits>(own), round = ++round_;
     auto& slots = shared_->slots[round % 2];
     for (std::size_t half = 0; half < 2; ++half)
-      slots[static_cast<std::size_t>(lane_)][half].store(round << 32 | (value >> (32 * half) & 0xFFFFFFFFu), std::memory_order_relaxed);
+      slots[static_cast<std::size_t>(lane_)][half].store(round << 32 | (value >> (32 * half) & 0xFFFFFFFFu),
+                                                         std::memory_order_relaxed);
     std::array<T, N> all;
     for (std::size_t l = 0; l < N; ++l) {
       std::uint64_t joined = 0;
@@ -100,7 +105,8 @@ class lane_team {
 };
 static_assert(Team<lane_team<4>>);
 
-/// kernel(team, r) for r in [0, rows) by one team of N lanes, with no meeting between rows. The kernel must not throw.
+/// kernel(team, r) for r in [0, rows) by one team of N lanes, with no meeting between rows. The kernel must
+/// not throw.
 template <int N, class Kernel>
 void run_lanes(index_t rows, const Kernel& kernel) {
   typename lane_team<N>::meeting shared;

@@ -40,7 +40,8 @@ TEST_CASE("for_rows visits every row once, and a row's sum has the same bits wit
     CHECK(same_bits(sums(3), one));
     for (index_t r = 0; r < rows; ++r) {
       double exact = 0;
-      for (index_t i = 0; i < cols; ++i) exact += static_cast<double>(x[static_cast<std::size_t>(r * cols + i)]);
+      for (index_t i = 0; i < cols; ++i)
+        exact += static_cast<double>(x[static_cast<std::size_t>(r * cols + i)]);
       CHECK(one[static_cast<std::size_t>(r)] == Approx(exact).margin(1e-4));
     }
   }
@@ -57,7 +58,8 @@ TEST_CASE("add_column_sums adds, is exact to rounding, and has the same bits wit
       B::queue queue(threads);
       std::vector<float> y(static_cast<std::size_t>(s.cols), 2.0f);
       B::add_column_sums(
-          queue, s.rows, s.cols, [from = x.data(), cols = s.cols](index_t r, index_t c) { return from[r * cols + c]; },
+          queue, s.rows, s.cols,
+          [from = x.data(), cols = s.cols](index_t r, index_t c) { return from[r * cols + c]; },
           view<float, 1>(y.data(), s.cols));
       return y;
     };
@@ -67,7 +69,8 @@ TEST_CASE("add_column_sums adds, is exact to rounding, and has the same bits wit
     std::vector<double> exact(static_cast<std::size_t>(s.cols), 2.0);
     for (index_t r = 0; r < s.rows; ++r)
       for (index_t c = 0; c < s.cols; ++c)
-        exact[static_cast<std::size_t>(c)] += static_cast<double>(x[static_cast<std::size_t>(r * s.cols + c)]);
+        exact[static_cast<std::size_t>(c)] +=
+            static_cast<double>(x[static_cast<std::size_t>(r * s.cols + c)]);
     CHECK(testing::largest_error(one, exact) < 1e-5);
   }
 }
@@ -79,7 +82,10 @@ TEST_CASE("an exception in a loop reaches the caller with any number of threads"
       if (i == 40000) throw std::runtime_error("index 40000");
     };
     CHECK_THROWS_WITH(B::for_each(queue, 50000, fail_late), "index 40000");
-    CHECK_THROWS_AS(B::for_rows(queue, 50, [](const auto&, index_t r) { if (r == 49) throw std::runtime_error("row"); }),
+    CHECK_THROWS_AS(B::for_rows(queue, 50,
+                                [](const auto&, index_t r) {
+                                  if (r == 49) throw std::runtime_error("row");
+                                }),
                     std::runtime_error);
     CHECK_NOTHROW(B::for_each(queue, 50000, [](index_t) {}));
   }
@@ -106,7 +112,8 @@ TEST_CASE("a team of one sums and takes maxima at every length") {
       sum += v;
       top = std::max(top, v);
     }
-    CHECK(team.sum<double>(n, [&](index_t i) { return x[static_cast<std::size_t>(i)]; }) == Approx(sum).margin(1e-13));
+    CHECK(team.sum<double>(n, [&](index_t i) { return x[static_cast<std::size_t>(i)]; }) ==
+          Approx(sum).margin(1e-13));
     CHECK(team.max<double>(n, [&](index_t i) { return x[static_cast<std::size_t>(i)]; }) == top);
   }
   CHECK(team.sum<double>(0, [](index_t) { return 1.0; }) == 0.0);

@@ -25,9 +25,11 @@ namespace {
 struct extents {
   index_t m, k, n;
 };
-const extents shapes[] = {{1, 1, 1}, {1, 7, 1}, {3, 0, 5}, {1, 300, 50}, {37, 1, 41}, {7, 13, 5}, {11, 17, 97}, {300, 97, 513}, {65, 257, 49}};
+const extents shapes[] = {{1, 1, 1},  {1, 7, 1},    {3, 0, 5},      {1, 300, 50}, {37, 1, 41},
+                          {7, 13, 5}, {11, 17, 97}, {300, 97, 513}, {65, 257, 49}};
 
-/// A matrix inside a larger buffer: rows `padding` further apart, NaN between them; stored transposed if asked.
+/// A matrix inside a larger buffer: rows `padding` further apart, NaN between them; stored transposed if
+/// asked.
 template <class T>
 struct matrix {
   index_t rows, cols;
@@ -43,9 +45,13 @@ struct matrix {
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < cols; ++j) at(i, j) = drawn[static_cast<std::size_t>(i * cols + j)];
   }
-  T& at(index_t i, index_t j) { return values[static_cast<std::size_t>(turned ? j * stride + i : i * stride + j)]; }
+  T& at(index_t i, index_t j) {
+    return values[static_cast<std::size_t>(turned ? j * stride + i : i * stride + j)];
+  }
   operand<T> view() { return {values.data(), rows, cols, turned ? 1 : stride, turned ? stride : 1}; }
-  operand<const T> read_only() { return {values.data(), rows, cols, turned ? 1 : stride, turned ? stride : 1}; }
+  operand<const T> read_only() {
+    return {values.data(), rows, cols, turned ? 1 : stride, turned ? stride : 1};
+  }
   std::vector<T> dense() {
     std::vector<T> out;
     for (index_t i = 0; i < rows; ++i)
@@ -56,12 +62,14 @@ struct matrix {
 
 /// alpha A B, + bias or + C.
 template <class T>
-std::vector<double> triple_loop(double alpha, matrix<T>& a, matrix<T>& b, matrix<T>* c, const std::vector<T>* bias) {
+std::vector<double> triple_loop(double alpha, matrix<T>& a, matrix<T>& b, matrix<T>* c,
+                                const std::vector<T>* bias) {
   std::vector<double> out;
   for (index_t i = 0; i < a.rows; ++i)
     for (index_t j = 0; j < b.cols; ++j) {
       double sum = 0;
-      for (index_t k = 0; k < a.cols; ++k) sum += static_cast<double>(a.at(i, k)) * static_cast<double>(b.at(k, j));
+      for (index_t k = 0; k < a.cols; ++k)
+        sum += static_cast<double>(a.at(i, k)) * static_cast<double>(b.at(k, j));
       out.push_back(alpha * sum + (c ? static_cast<double>(c->at(i, j)) : 0.0) +
                     (bias ? static_cast<double>((*bias)[static_cast<std::size_t>(j)]) : 0.0));
     }
@@ -82,7 +90,8 @@ double worst_product(int threads) {
       const T alpha = variant & 1 ? T(1) : T(0.7);
       for (const into mode : {into::replace, into::add}) {
         matrix<T> c(s.m, s.n, turn_c, padding, 3);
-        const auto expected = triple_loop<T>(static_cast<double>(alpha), a, b, mode == into::add ? &c : nullptr, nullptr);
+        const auto expected =
+            triple_loop<T>(static_cast<double>(alpha), a, b, mode == into::add ? &c : nullptr, nullptr);
         if (mode == into::replace)
           for (index_t i = 0; i < s.m; ++i)
             for (index_t j = 0; j < s.n; ++j) c.at(i, j) = std::numeric_limits<T>::quiet_NaN();
@@ -97,8 +106,10 @@ double worst_product(int threads) {
         if (turn_c) continue;  // a bias runs along the rows of a plain destination
         matrix<T> c(s.m, s.n, false, padding, 3);
         const std::vector<T> bias = normal_values<T>(s.n, 4);
-        const auto expected = triple_loop<T>(static_cast<double>(alpha), a, b, mode == into::add ? &c : nullptr, &bias);
-        B::gemm_bias(queue, alpha, a.read_only(), b.read_only(), view<const T, 1>(bias.data(), s.n), c.view(), mode);
+        const auto expected =
+            triple_loop<T>(static_cast<double>(alpha), a, b, mode == into::add ? &c : nullptr, &bias);
+        B::gemm_bias(queue, alpha, a.read_only(), b.read_only(), view<const T, 1>(bias.data(), s.n), c.view(),
+                     mode);
         worst = std::max(worst, testing::largest_error(c.dense(), expected));
       }
     }
@@ -112,7 +123,8 @@ std::vector<T> rows_of(const std::vector<T>& dense, index_t cols, index_t begin,
 
 /// alpha A B + bias, then += alpha A B, then += alpha A B + bias: all ways to write a destination.
 template <class T>
-std::vector<T> thrice(int threads, operand<const T> a, operand<const T> b, const std::vector<T>& bias, T alpha) {
+std::vector<T> thrice(int threads, operand<const T> a, operand<const T> b, const std::vector<T>& bias,
+                      T alpha) {
   using B = cpu<T>;
   typename B::queue queue(threads);
   std::vector<T> c(static_cast<std::size_t>(a.rows * b.cols));
@@ -139,9 +151,11 @@ void check_bits() {
           operand<const T> one = a.read_only();
           one.data += row * one.row_stride;
           one.rows = 1;
-          rows_alone = rows_alone && same_bits(thrice(1, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + 1));
+          rows_alone = rows_alone && same_bits(thrice(1, one, b.read_only(), bias, alpha),
+                                               rows_of(whole, s.n, row, row + 1));
           one.rows = std::min<index_t>(13, s.m - row);
-          blocks = blocks && same_bits(thrice(2, one, b.read_only(), bias, alpha), rows_of(whole, s.n, row, row + one.rows));
+          blocks = blocks && same_bits(thrice(2, one, b.read_only(), bias, alpha),
+                                       rows_of(whole, s.n, row, row + one.rows));
         }
         CHECK(rows_alone);
         CHECK(blocks);
@@ -151,7 +165,8 @@ void check_bits() {
           left.cols = n;
           const auto part = thrice(1, a.read_only(), left, bias, alpha);
           for (index_t i = 0; i < s.m; ++i)
-            columns = columns && std::memcmp(part.data() + i * n, whole.data() + i * s.n, static_cast<std::size_t>(n) * sizeof(T)) == 0;
+            columns = columns && std::memcmp(part.data() + i * n, whole.data() + i * s.n,
+                                             static_cast<std::size_t>(n) * sizeof(T)) == 0;
         }
         CHECK(columns);
       }
@@ -173,8 +188,14 @@ TEST_CASE("Eigen's products agree with a triple loop at odd shapes, strides and 
   }
 }
 
-TEST_CASE("an element of a tiled product has the same bits for any threads, rows or columns beside it: double") { check_bits<double>(); }
-TEST_CASE("an element of a tiled product has the same bits for any threads, rows or columns beside it: float") { check_bits<float>(); }
+TEST_CASE(
+    "an element of a tiled product has the same bits for any threads, rows or columns beside it: double") {
+  check_bits<double>();
+}
+TEST_CASE(
+    "an element of a tiled product has the same bits for any threads, rows or columns beside it: float") {
+  check_bits<float>();
+}
 
 TEST_CASE("batched products equal one product each, into plain and transposed destinations") {
   using B = cpu<double>;
@@ -188,9 +209,11 @@ TEST_CASE("batched products equal one product each, into plain and transposed de
       const auto to = [&](std::vector<double>& c, index_t i) {
         return operand<double>{c.data() + i * m * n, m, n, turned ? 1 : n, turned ? m : 1};
       };
-      B::gemm_batched(queue, 0.7, {a.data(), m, k, k, 1}, m * k, {b.data(), k, n, n, 1}, k * n, to(batched, 0), m * n, count, into::add);
+      B::gemm_batched(queue, 0.7, {a.data(), m, k, k, 1}, m * k, {b.data(), k, n, n, 1}, k * n,
+                      to(batched, 0), m * n, count, into::add);
       for (index_t i = 0; i < count; ++i)
-        B::gemm(queue, 0.7, {a.data() + i * m * k, m, k, k, 1}, {b.data() + i * k * n, k, n, n, 1}, to(single, i), into::add);
+        B::gemm(queue, 0.7, {a.data() + i * m * k, m, k, k, 1}, {b.data() + i * k * n, k, n, n, 1},
+                to(single, i), into::add);
       CHECK(same_bits(batched, single));
     }
 }

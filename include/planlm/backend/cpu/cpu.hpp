@@ -38,6 +38,10 @@ struct cpu {
     cpu_detail::thread_pool& pool() { return *pool_; }
     /// At least `bytes` private bytes of thread `member`; grows, never shrinks.
     void* scratch(int member, std::size_t bytes) { return scratch_[static_cast<std::size_t>(member)]->at_least(bytes); }
+    /// The same for all threads, before tasks are handed out: a thread that first meets a large task in a later step would allocate then.
+    void reserve_scratch(std::size_t bytes) {
+      for (auto& memory : scratch_) memory->at_least(bytes);
+    }
 
    private:
     class scratch_memory {
@@ -135,6 +139,7 @@ struct cpu {
                            operand<Real> c, index_t c_step, index_t count, into mode) {
     if (c.col_stride != 1 && c.row_stride == 1)
       return gemm_batched(q, alpha, turned(b), b_step, turned(a), a_step, turned(c), c_step, count, mode);
+    q.reserve_scratch(Products::template scratch_bytes<Real>());
     q.pool().run(count, [&](index_t i, int member) {
       auto at = [i](auto m, index_t step) {
         m.data += i * step;
@@ -174,10 +179,13 @@ struct cpu {
   template <class Shape, class Sequences, class F>
   static void for_heads(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, index_t tiles, const F& f) {
     const index_t per_group = shape.heads / shape.kv_heads, d = shape.width;
+    constexpr std::size_t product_bytes = Products::template scratch_bytes<Real>();
+    index_t longest = 0;
+    for (index_t s = 0; s < seq.count(); ++s) longest = std::max<index_t>(longest, seq.host_offsets[s + 1] - seq.host_offsets[s]);
+    q.reserve_scratch(product_bytes + static_cast<std::size_t>(cpu_detail::attention_scratch(longest, tiles)) * sizeof(Real));
     q.pool().run(seq.count() * shape.kv_heads, [&](index_t task, int member) {
       const index_t s = task / shape.kv_heads, group = task % shape.kv_heads;
       const index_t begin = seq.host_offsets[s], rows = seq.host_offsets[s + 1] - begin;
-      constexpr std::size_t product_bytes = Products::template scratch_bytes<Real>();
       const index_t values = cpu_detail::attention_scratch(rows, tiles);
       auto* bytes = static_cast<std::byte*>(q.scratch(member, product_bytes + static_cast<std::size_t>(values) * sizeof(Real)));
       for (index_t h = group * per_group; h < (group + 1) * per_group; ++h) {
@@ -207,6 +215,7 @@ struct cpu {
     else step = (step + 1) / 2;
     step = (step + 47) / 48 * 48;
     if (threads == 1 || c.rows * c.cols * a.cols < 32 * 1024) step = std::max<index_t>(extent, 1);
+    q.reserve_scratch(Products::template scratch_bytes<Real>());
     q.pool().run((extent + step - 1) / step, [&](index_t t, int member) {
       const index_t begin = t * step, n = std::min(step, extent - begin);
       void* scratch = q.scratch(member, Products::template scratch_bytes<Real>());
