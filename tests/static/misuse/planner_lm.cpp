@@ -18,6 +18,12 @@ struct no_pullback {
   const_tensor<B> weights(context<B>&, const_tensor<B> z) const { return z; }
 };
 
+struct pullback_of_nothing {
+  auto weights(context<B>&, const_tensor<B> z) const {
+    return vjp{z, [](const_tensor<B>) {}};
+  }
+};
+
 void use(context<B>& cx, planner_lm<B>::params& p, const planned_rows<B>& batch) {
   const planner_lm<B> model{{}, 4, 8, 0};
   const const_tensor<B> z;
@@ -29,14 +35,15 @@ void use(context<B>& cx, planner_lm<B>::params& p, const planned_rows<B>& batch)
   auto [h, pullback] = model(cx, p, batch, z, as_they_are{});
   pullback(h, p);
 #elif CASE == 1
-  // expect: (no match for call|no matching function|no instance of overloaded function)
-  // expect host: MixingPolicy: needs weights.context, logits. returning vjp.weights, pullback
+  // expect: planlm: a mixing policy needs weights.context, logits. that returns vjp.weights, pullback
   model(cx, p, batch, z, no_weights{});
 #elif CASE == 2
-  // expect: (no match for call|no matching function|no instance of overloaded function)
-  // expect host: MixingPolicy: needs weights.context, logits. returning vjp.weights, pullback
+  // expect: planlm: a mixing policy needs weights.context, logits. that returns vjp.weights, pullback
   model(cx, p, batch, z, no_pullback{});
 #elif CASE == 3
+  // expect: planlm: a mixing policy.s pullback must return the gradient of the logits
+  model(cx, p, batch, z, pullback_of_nothing{});
+#elif CASE == 4
   // expect: (no match for call|no matching function|no instance of overloaded function)
   model(cx, p, batch, const_tensor<paper<double>>{}, mixture{});
 #endif
