@@ -91,7 +91,7 @@ struct golden_run : testing::joint<planner_lm<cpu<T>>, Mix> {
 };
 
 template <class T>
-constexpr double tolerance = std::is_same_v<T, double> ? 1e-9 : 1e-4;
+constexpr double tolerance = std::is_same_v<T, double> ? 1e-11 : 2e-5;
 
 }  // namespace
 
@@ -162,7 +162,7 @@ TEMPLATE_TEST_CASE("ten joint steps of AdamW with clipping give PyTorch's losses
     auto clip = clip_global_norm(cx, t["clip_norm"].get<double>(), ours.theta.flat_grads(), ours.phi.flat_grads());
     norms.push_back(read_norm(cx, clip));
     if (std::is_same_v<TestType, double>) {
-      // PyTorch divides by norm + 1e-6: with our exact factor the losses agree to some 1e-7 only.
+      // PyTorch divides by norm + 1e-6: with our exact factor the losses agree to some 1e-8 only.
       const std::vector<TestType> factor{static_cast<TestType>(std::min(1.0, t["clip_norm"].get<double>() / (norms.back() + 1e-6)))};
       clip.factor = cx.upload(factor);
     }
