@@ -18,4 +18,11 @@
 #include <planlm/planning/label_mixture.hpp>
 #include <planlm/planning/mixing_policy.hpp>
 #include <planlm/planning/planner.hpp>
+#include <planlm/training/adamw.hpp>
+#include <planlm/training/averaging.hpp>
+#include <planlm/training/clipping.hpp>
+#include <planlm/training/lion.hpp>
 #include <planlm/training/parameters.hpp>
+#include <planlm/training/schedule.hpp>
+#include <planlm/training/sgd.hpp>
+#include <planlm/training/statistics.hpp>
