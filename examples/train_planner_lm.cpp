@@ -15,6 +15,9 @@
 #include <string>
 #include <system_error>
 #include <vector>
+#include <nlohmann/json.hpp>
+#include <planlm/io/run_folder.hpp>
+#include <planlm/io/table.hpp>
 #include "train_planner_lm/experiment.hpp"
 
 namespace {
@@ -57,6 +60,10 @@ work plan_work(experiment& e, const options& o, double seconds_left) {
   return w;
 }
 
+json to_json(const work& w) {
+  return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
+}
+
 /// Steps of the run that `folder` holds, else of `plan`. A folder with another run is refused: going on means the same run.
 work settle(const run_folder& folder, const options& o, const json& identity, const std::function<work()>& plan, const json& command) {
   const auto file = folder.file("run.json");
@@ -91,21 +98,6 @@ work settle(const run_folder& folder, const options& o, const json& identity, co
   }
 }
 
-/// Rows of an earlier part of this run.
-std::vector<variant_result> results_so_far(const run_folder& folder) {
-  std::vector<variant_result> results;
-  const auto file = folder.file("results.json");
-  if (!std::filesystem::exists(file)) return results;
-  try {
-    std::ifstream in(file);
-    const json before = json::parse(in);
-    for (const auto& v : before.at("variants")) results.push_back(result_from(v));
-  } catch (const json::exception&) {
-    throw input_error(file.string() + ": is not a results file of this program; remove it or choose another --out");
-  }
-  return results;
-}
-
 void train(const options& o, const json& command) {
   const auto begin = std::chrono::steady_clock::now();
   run_folder folder(o.out);
@@ -123,7 +115,7 @@ void train(const options& o, const json& command) {
 
   context<B> cx{B::queue{o.threads}};
   run r(cx, folder, interrupt);
-  std::vector<variant_result> results = results_so_far(folder);
+  std::vector<variant_result> results = read_results(folder.file("results.json"));
   json reports = json::array();
   for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
     r.stop_if_asked();

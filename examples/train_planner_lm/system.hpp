@@ -1,10 +1,6 @@
 /// The trained parts, and how batches of text become views of the backend.
 #pragma once
-#include <array>
 #include <cmath>
-#include <cstdio>
-#include <filesystem>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,9 +8,6 @@
 #include <vector>
 #include "prepare.hpp"
 #include <planlm/cpu.hpp>
-#include <planlm/io/safetensors.hpp>
-#include <planlm/training/adamw.hpp>
-#include <planlm/training/clipping.hpp>
 
 namespace train_planner_lm {
 
@@ -34,58 +27,7 @@ inline planner<B> make_planner(const options& o) {
 }
 
 /// A number as text that reads back to the same bits.
-inline std::string exact(double value) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.17g", value);
-  return text.data();
-}
-
-/// A file that this program wrote. Errors: input_error that says how to do without it.
-inline tensor_file open_own(const std::filesystem::path& path) {
-  try {
-    return tensor_file(path);
-  } catch (const input_error& e) {
-    throw input_error(std::string(e.what()) + ", or remove it: what it holds is then made again");
-  }
-}
-
-/// Named tensors of a store, written whole or not at all.
-template <class Store>
-void save_store(context<B>& cx, const Store& store, const std::filesystem::path& path, const std::map<std::string, std::string>& about) {
-  std::vector<std::vector<float>> values;
-  std::vector<tensor_ref> tensors;
-  values.reserve(store.slots().size());
-  for (std::size_t n = 0; n < store.slots().size(); ++n) {
-    const parameter_spec& spec = store.slots()[n].spec;
-    values.push_back(store.read(cx, n));
-    std::vector<index_t> shape{spec.extents[0]};
-    if (spec.rank == 2) shape.push_back(spec.extents[1]);
-    tensors.push_back({spec.name, shape, std::span<const float>(values.back())});
-  }
-  write_safetensors(path, tensors, about);
-}
-/// Reads what save_store wrote, and gives all that it says of itself. Errors: input_error for a damaged file, another run's file or
-/// another model's tensors.
-template <class Store>
-std::map<std::string, std::string> load_store(context<B>& cx, Store& store, const std::filesystem::path& path, const std::map<std::string, std::string>& about) {
-  const tensor_file file = open_own(path);
-  for (const auto& [key, value] : about) {
-    const auto found = file.metadata().find(key);
-    if (found == file.metadata().end() || found->second != value)
-      throw input_error(path.string() + ": its '" + key + "' is not that of this run; remove the file to make it again, or choose another --out");
-  }
-  for (std::size_t n = 0; n < store.slots().size(); ++n) {
-    const parameter_spec& spec = store.slots()[n].spec;
-    if (!file.contains(spec.name))
-      throw input_error(path.string() + ": tensor '" + spec.name + "' is missing; remove the file to make it again, or choose another --out");
-    const std::vector<float> values = file.read<float>(spec.name);
-    if (static_cast<index_t>(values.size()) != spec.size())
-      throw input_error(path.string() + ": tensor '" + spec.name + "' has " + std::to_string(values.size()) + " values, expected " +
-                        std::to_string(spec.size()) + "; remove the file to make it again, or choose another --out");
-    store.write(cx, n, values);
-  }
-  return file.metadata();
-}
+std::string exact(double value);
 
 /// A batch as the backend sees it; lives until the scope of the step ends.
 struct device_batch {

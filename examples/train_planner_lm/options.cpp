@@ -1,0 +1,148 @@
+/// The command line.
+#include "options.hpp"
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <system_error>
+#include <thread>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <planlm/core/error.hpp>
+#include <planlm/text/corpus.hpp>
+
+namespace train_planner_lm {
+namespace {
+
+/// What is wrong with a number on the command line; empty if nothing is.
+std::string complaint_about_whole(const std::string& given, int least) {
+  constexpr int most = 1'000'000'000;
+  int value = 0;
+  const auto [end, failed] = std::from_chars(given.data(), given.data() + given.size(), value);
+  const bool fits = failed == std::errc{} && end == given.data() + given.size() && value >= least && value <= most;
+  return fits ? ""
+              : "give a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", not '" +
+                    given + "'";
+}
+std::string complaint_about_positive(const std::string& given) {
+  char* end = nullptr;
+  const double value = std::strtod(given.c_str(), &end);
+  const bool fits = !given.empty() && end == given.c_str() + given.size() && std::isfinite(value) && value > 0;
+  return fits ? "" : "give a number above 0, not '" + given + "'";
+}
+
+}  // namespace
+
+nlohmann::ordered_json options::config() const {
+  return {{"format", format}, {"splitter", splitter}, {"score", score}, {"layers", layers}, {"width", width}, {"heads", heads},
+          {"length", length}, {"vocabulary", vocabulary}, {"first_adapted", first_adapted}, {"labels", labels},
+          {"label_width", label_width}, {"context", context}, {"planner_layers", planner_layers},
+          {"planner_heads", planner_heads}, {"planner_inner", planner_inner}, {"batch", batch}, {"variant_batch", variant_batch},
+          {"planner_batch", planner_batch}, {"base_rate", base_rate}, {"adapter_rate", adapter_rate},
+          {"planner_rate", planner_rate}, {"joint_planner_rate", joint_planner_rate}, {"clip", clip}};
+}
+
+bool parse(int argc, char** argv, options& o, int& status) {
+  CLI::App app{"Trains a planner and a language model on a text, in every variant of the interface between them, and prints the table.\n"
+               "Running the same command again goes on where an interrupted run stopped."};
+  app.get_formatter()->column_width(34);
+  // Of a flag given twice the last counts, so that a script may set some and its user others.
+  const auto number = [&](const char* flag, auto& to, const char* help, auto check) {
+    CLI::Option* option = app.add_option(flag, to, help)->take_last()->check(check);
+    if (to != 0) option->capture_default_str();
+  };
+  const auto whole = [&](const char* flag, int& to, const char* help, int least = 1) {
+    number(flag, to, help, [least](const std::string& given) { return complaint_about_whole(given, least); });
+  };
+  const auto above_zero = [&](const char* flag, double& to, const char* help) {
+    number(flag, to, help, complaint_about_positive);
+  };
+  const auto path = [](std::filesystem::path& to) {
+    return [&to](const std::string& value) { to = value; };
+  };
+  app.add_option_function<std::string>("--text", path(o.text), "UTF-8 text, JSON lines with a field text, or a folder of them")
+      ->required();
+  app.add_option_function<std::string>("--test-text", path(o.test_text), "take the test documents from here, not from --text");
+  app.add_option_function<std::string>("--out", path(o.out), "folder for metrics, checkpoints and results")->required();
+  app.add_option("--format", o.format, "automatic, lines, running, json_lines or verses")->capture_default_str();
+  app.add_option("--splitter", o.splitter, "sentences of running text: icu or lines")->capture_default_str();
+  app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
+  app.add_option("--variants", o.variants, "comma-separated; default all")->delimiter(',');
+  whole("--seeds", o.seeds, "runs with seeds 1 .. N");
+  whole("--first-seed", o.first_seed, "number of the first seed", 0);
+  above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
+  whole("--threads", o.threads, "default: one per processor");
+  whole("--layers", o.layers, "blocks of the language model");
+  whole("--width", o.width, "its width");
+  whole("--heads", o.heads, "its attention heads");
+  whole("--length", o.length, "tokens of context");
+  whole("--vocabulary", o.vocabulary, "subword pieces");
+  whole("--first-adapted", o.first_adapted, "first block that sees the plan", 0);
+  whole("--labels", o.labels, "clusters of sentences");
+  whole("--label-width", o.label_width, "width of sentence embeddings");
+  whole("--context", o.context, "sentences that the planner sees");
+  whole("--planner-layers", o.planner_layers, "blocks of the planner");
+  whole("--planner-heads", o.planner_heads, "its attention heads");
+  whole("--planner-inner", o.planner_inner, "its feed-forward width");
+  whole("--variant-batch", o.variant_batch, "chunks per step of a variant");
+  whole("--batch", o.batch, "chunks per step of the base model");
+  whole("--planner-batch", o.planner_batch, "sentences per planner step");
+  above_zero("--base-epochs", o.base_epochs, "of the base language model");
+  above_zero("--variant-epochs", o.variant_epochs, "of each variant");
+  above_zero("--planner-epochs", o.planner_epochs, "at most; stopped early on validation");
+  whole("--base-steps", o.base_steps, "instead of --base-epochs");
+  whole("--variant-steps", o.variant_steps, "instead of --variant-epochs");
+  whole("--planner-steps", o.planner_steps, "at most, instead of --planner-epochs");
+  above_zero("--base-rate", o.base_rate, "learning rate of the base model");
+  above_zero("--adapter-rate", o.adapter_rate, "of adapters");
+  above_zero("--planner-rate", o.planner_rate, "of the planner alone");
+  above_zero("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training");
+  above_zero("--clip", o.clip, "largest global gradient norm");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) {
+      status = app.exit(e);
+      return false;
+    }
+    const bool more_words = dynamic_cast<const CLI::ExtrasError*>(&e) || dynamic_cast<const CLI::ArgumentMismatch*>(&e);
+    throw planlm::input_error(std::string(e.what()) + (more_words ? "; --text takes one file or one folder of files" : "") +
+                              " (--help lists the flags)");
+  }
+
+  using planlm::input_error;
+  for (const std::string& name : o.variants)
+    if (std::find(all_variants.begin(), all_variants.end(), name) == all_variants.end()) {
+      std::string list;
+      for (const std::string& known : all_variants) list += (list.empty() ? "" : ", ") + known;
+      throw input_error("--variants: there is no variant '" + name + "'; choose from " + list);
+    }
+  // The table's order, each once.
+  std::vector<std::string> ordered;
+  for (const std::string& known : all_variants)
+    if (std::find(o.variants.begin(), o.variants.end(), known) != o.variants.end()) ordered.push_back(known);
+  o.variants = ordered;
+  if (o.variants.empty()) throw input_error("--variants: the list is empty; leave the flag out for all variants");
+  const auto name_of = [](const auto& names, const std::string& value) {
+    return std::any_of(names.begin(), names.end(), [&](const auto& n) { return value == n.first; });
+  };
+  if (!name_of(planlm::text::corpus_format_names, o.format))
+    throw input_error("--format: there is no format '" + o.format + "'; choose automatic, lines, running, json_lines or verses");
+  if (!name_of(planlm::text::splitter_names, o.splitter))
+    throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose icu or lines");
+  if (o.score != "test" && o.score != "valid")
+    throw input_error("--score: '" + o.score + "' is no part of the documents; choose test or valid");
+  if (o.width % o.heads != 0)
+    throw input_error("--width " + std::to_string(o.width) + " is no multiple of --heads " + std::to_string(o.heads));
+  if (o.label_width % o.planner_heads != 0)
+    throw input_error("--label-width " + std::to_string(o.label_width) + " is no multiple of --planner-heads " +
+                      std::to_string(o.planner_heads));
+  if (o.first_adapted >= o.layers)
+    throw input_error("--first-adapted " + std::to_string(o.first_adapted) + ": the blocks are numbered 0 to " +
+                      std::to_string(o.layers - 1));
+  if (o.threads > 1024) throw input_error("--threads " + std::to_string(o.threads) + ": give at most 1024, best one per processor");
+  if (o.threads == 0) o.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return true;
+}
+
+}  // namespace train_planner_lm

@@ -1,0 +1,142 @@
+/// Reading, splitting, sentence vectors and labels.
+#include "prepare.hpp"
+#include <algorithm>
+#include <filesystem>
+#include <span>
+#include <utility>
+#include <planlm/planning/kmeans.hpp>
+#include <planlm/text/corpus.hpp>
+#include <planlm/text/tfidf_svd.hpp>
+
+namespace train_planner_lm {
+namespace {
+
+std::uint64_t fingerprint_of(const std::vector<text::tokenised_document>& documents) {
+  std::uint64_t h = 1469598103934665603ull;  // FNV-1a
+  const auto add = [&h](std::uint64_t v) { h = (h ^ v) * 1099511628211ull; };
+  for (const auto& d : documents) {
+    add(d.tokens.size());
+    for (const int t : d.tokens) add(static_cast<std::uint64_t>(t));
+  }
+  return h;
+}
+
+template <class Names>
+auto value_of(const Names& names, const std::string& name) {
+  for (const auto& n : names)
+    if (name == n.first) return n.second;
+  throw planlm::error("there is no '" + name + "'");
+}
+
+void need_three(const text::corpus& corpus) {
+  if (corpus.documents.size() < 3)
+    throw input_error(corpus.description + ": too little to split, training, validation and test need a document each (of a text without "
+                      "documents, every 20 sentences are one); give more text, or --format lines if every line is a sentence");
+}
+
+text::corpus read(const std::filesystem::path& path, const options& o) {
+  return text::read_corpus(path, text::read_options{value_of(text::corpus_format_names, o.format),
+                                                    value_of(text::splitter_names, o.splitter)});
+}
+
+}  // namespace
+
+data load(const options& o) {
+  text::corpus corpus = read(o.text, o);
+  std::string description = corpus.description;
+  // A book without headings is one document: the split and the bootstrap need many.
+  if (corpus.documents.size() < 30) corpus = text::cut_long_documents(std::move(corpus));
+  need_three(corpus);
+  const auto own = static_cast<int>(corpus.documents.size());
+  text::document_split split;
+  if (o.test_text.empty()) {
+    split = text::split_documents(own, 0);
+  } else {
+    text::corpus test = read(o.test_text, o);
+    if (test.documents.size() < 10) test = text::cut_long_documents(std::move(test));
+    description += "; test documents: " + test.description;
+    split = text::split_documents(own, 0, {0.8, 0.1, 0.1});
+    split.train.insert(split.train.end(), split.test.begin(), split.test.end());  // --text keeps nothing for the test
+    std::sort(split.train.begin(), split.train.end());
+    split.test.clear();
+    for (auto& d : test.documents) {
+      split.test.push_back(static_cast<int>(corpus.documents.size()));
+      corpus.documents.push_back(std::move(d));
+    }
+  }
+  if (o.score == "valid") split.test = split.valid;
+  const std::vector<std::string> train = text::sentences_of(corpus, split.train);
+  text::vocabulary vocabulary = text::vocabulary::train(train, o.vocabulary);
+  const std::size_t before = corpus.documents.size();
+  text::tokenised_corpus tokens = text::tokenise(std::move(corpus), vocabulary);
+  if (tokens.documents.size() != before)
+    throw input_error(description + ": " + std::to_string(before - tokens.documents.size()) +
+                      " documents hold no words; remove them");
+  data d{std::move(tokens), std::move(split), std::move(vocabulary), {}, 0, std::move(description), 0};
+  for (const auto& document : d.corpus.documents) {
+    d.first_row.push_back(d.sentences);
+    d.sentences += document.sentences();
+  }
+  d.fingerprint = fingerprint_of(d.corpus.documents);
+  const auto count = [&](const std::vector<int>& part) {
+    index_t n = 0;
+    for (const int i : part) n += d.corpus.documents[static_cast<std::size_t>(i)].sentences();
+    return n;
+  };
+  const index_t sentences = count(d.split.train);
+  if (sentences < o.labels)
+    throw input_error(d.description + ": its training part has " + std::to_string(sentences) + " sentences, too few for --labels " +
+                      std::to_string(o.labels) + "; give fewer labels or more text");
+  return d;
+}
+
+embeddings embed(const data& d, const options& o) {
+  const auto& documents = d.corpus.text.documents;
+  std::vector<std::string> train;
+  std::vector<index_t> starts{0};
+  for (const int i : d.split.train) {
+    const auto& s = documents[static_cast<std::size_t>(i)].sentences;
+    train.insert(train.end(), s.begin(), s.end());
+    starts.push_back(static_cast<index_t>(train.size()));
+  }
+  tfidf_svd_options settings;
+  settings.width = o.label_width;
+  settings.threads = o.threads;
+  const auto encoder = tfidf_svd::fit(train, starts, settings);
+  std::vector<std::string> all;
+  all.reserve(static_cast<std::size_t>(d.sentences) + 1);
+  for (const auto& document : documents) all.insert(all.end(), document.sentences.begin(), document.sentences.end());
+  all.push_back("empty");  // the published code's stand-in for a context without sentences
+  return encoder.encode(all);
+}
+
+labelling label(const data& d, const embeddings& vectors, const options& o, std::uint64_t seed) {
+  const auto width = static_cast<std::size_t>(vectors.width);
+  std::vector<float> train;
+  for (const int i : d.split.train) {
+    const auto first = static_cast<std::size_t>(d.first_row[static_cast<std::size_t>(i)]);
+    const auto n = static_cast<std::size_t>(d.corpus.documents[static_cast<std::size_t>(i)].sentences());
+    train.insert(train.end(), vectors.values.begin() + static_cast<std::ptrdiff_t>(first * width),
+                 vectors.values.begin() + static_cast<std::ptrdiff_t>((first + n) * width));
+  }
+  kmeans_options settings;
+  settings.labels = o.labels;
+  settings.seed = seed;
+  settings.threads = o.threads;
+  labelling l{vectors, kmeans(train, vectors.width, settings).centroids, {}};
+  l.labels = assign_labels(std::span<const float>(vectors.values).first(static_cast<std::size_t>(d.sentences) * width), l.centroids,
+                           vectors.width, o.threads);
+  return l;
+}
+
+label_sequences sequences_of(const data& d, const labelling& l, const std::vector<int>& part) {
+  label_sequences s;
+  for (const int i : part) {
+    const auto first = l.labels.begin() + d.first_row[static_cast<std::size_t>(i)];
+    s.labels.insert(s.labels.end(), first, first + d.corpus.documents[static_cast<std::size_t>(i)].sentences());
+    s.starts.push_back(static_cast<index_t>(s.labels.size()));
+  }
+  return s;
+}
+
+}  // namespace train_planner_lm
