@@ -7,7 +7,6 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/math.hpp>
@@ -151,7 +150,7 @@ struct top_k_softmax {
       const index_t at = bound_at;
       // Behind the bound in the order (value descending, index ascending); lowest() marks those before it.
       const T next = team.template max<T>(n, [=](index_t i) {
-        return from[i] < b || (from[i] == b && i > at) ? from[i] : -std::numeric_limits<T>::infinity();
+        return from[i] < b || (from[i] == b && i > at) ? from[i] : T(-INFINITY);
       });
       bound_at = -team.template max<index_t>(n, [=](index_t i) {
         return from[i] == next && (next < b || i > at) ? -i : -n;
