@@ -186,6 +186,7 @@ step_result experiment::base_step(lm_store& lm, adamw<B>& optimiser, chunk_order
                                         const_tensor<B, 1>{}, 1.0f / static_cast<float>(b.tokens()), lm.grads.token.table);
   pullback(loss.dhidden, lm.grads);
   const auto norm = clip_global_norm(cx_, options_.clip, lm.flat_grads());
+  read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
   optimiser.step(cx_, lm.flat_weights(), lm.flat_grads(), rate, norm.factor);
   return {double(cx_.read_one(loss.total)), b.tokens()};
 }
@@ -205,6 +206,7 @@ step_result experiment::planner_step(planner_store& p, adamw<B>& optimiser, inde
   auto loss = ops::cross_entropy(cx_, const_tensor<B>(z), b.labels, 1.0f / static_cast<float>(batch));
   pullback(loss.dz, p.grads);
   const auto norm = clip_global_norm(cx_, options_.clip, p.flat_grads());
+  read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
   optimiser.step(cx_, p.flat_weights(), p.flat_grads(), rate, norm.factor);
   return {double(cx_.read_one(loss.total)), batch};
 }
@@ -227,11 +229,13 @@ step_result experiment::variant_step(trainee& t, const policy& how, bool thawed,
     const const_tensor<B> dz = through(z);
     if (dz) planner_pullback(dz, t.planner->grads);
     const auto norm = clip_global_norm(cx_, options_.clip, t.adapters.flat_grads(), t.planner->flat_grads());
+    read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
     t.adapter_optimiser.step(cx_, t.adapters.flat_weights(), t.adapters.flat_grads(), rate, norm.factor);
     t.planner_optimiser->step(cx_, t.planner->flat_weights(), t.planner->flat_grads(), planner_rate, norm.factor);
   } else {
     through(b.logits);
     const auto norm = clip_global_norm(cx_, options_.clip, t.adapters.flat_grads());
+    read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
     t.adapter_optimiser.step(cx_, t.adapters.flat_weights(), t.adapters.flat_grads(), rate, norm.factor);
   }
   return {total, b.tokens()};
@@ -317,6 +321,7 @@ planner_metrics experiment::planner_quality(const std::vector<float>& logits, co
 template <class Hidden>
 std::vector<document_loss> experiment::evaluate_with(const Hidden& hidden) {
   std::vector<document_loss> losses;
+  const philox before = cx_.random;  // or else training would depend on what was tested before it
   cx_.training = false;
   for (std::size_t at = 0; at < data_.split.test.size(); ++at) {
     run_.stop_if_asked();
@@ -334,6 +339,7 @@ std::vector<document_loss> experiment::evaluate_with(const Hidden& hidden) {
     losses.push_back(loss);
   }
   cx_.training = true;
+  cx_.random = before;
   return losses;
 }
 

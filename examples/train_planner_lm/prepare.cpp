@@ -45,7 +45,10 @@ data load(const options& o) {
   text::corpus corpus = read(o.text, o);
   std::string description = corpus.description;
   // A book without headings is one document: the split and the bootstrap need many.
-  if (corpus.documents.size() < 30) corpus = text::cut_long_documents(std::move(corpus));
+  if (corpus.documents.size() < 30) {
+    corpus = text::cut_long_documents(std::move(corpus));
+    description += ", cut into " + std::to_string(corpus.documents.size()) + " parts (neighbours may fall on both sides of the split)";
+  }
   need_three(corpus);
   const auto own = static_cast<int>(corpus.documents.size());
   text::document_split split;

@@ -1,6 +1,7 @@
 #include <planlm/planning/label_mixture.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <span>
 #include <string>
@@ -304,4 +305,37 @@ TEST_CASE("a frozen table is left alone, the logits' gradient stays") {
   auto [c, pullback] = x.layer(x.cx, x.theta.weights, const_tensor<B>(z.data(), 5, 7));
   CHECK(same_bits(x.cx.read(pullback(const_tensor<B>(whole.g.data(), 5, 3), label_mixture<B>::params{})), whole.dz));
   CHECK(x.theta.read_gradient(x.cx, 0) == values(21));
+}
+
+TEST_CASE("the fused label mixture has the bits of the composed one, values and gradients, whatever the tile") {
+  for (const auto& [sentences, labels, width] : {std::array<index_t, 3>{1, 1, 1}, {5, 7, 3}, {130, 33, 17}, {700, 5, 9}}) {
+    for (const int threads : {1, 2}) {
+      context<B> cx{B::queue{threads}};
+      const label_mixture<B> layer{labels, width};
+      static_assert(HasFusedMixing<B>);
+      parameters theta{cx, layer, philox{5}};
+      const values z = normal_values(sentences * labels, 51), de = normal_values(sentences * width, 52);
+      const const_tensor<B> logits(z.data(), sentences, labels), gradient(de.data(), sentences, width);
+      const auto both = [&](const auto& result) {
+        theta.zero_grads(cx);
+        std::vector<values> out{cx.read(const_tensor<B>(result.value)), cx.read(const_tensor<B>(result.pullback(gradient, theta.grads)))};
+        out.push_back(theta.read_gradient(cx, 0));
+        return out;
+      };
+      auto scope = cx.scope();
+      const auto fused = both(layer.fused(cx, theta.weights, logits, 0.7));
+      const auto composed = both(layer.composed(cx, theta.weights, logits, mixture{0.7}));
+      for (std::size_t i = 0; i < fused.size(); ++i) CHECK(same_bits(fused[i], composed[i]));
+    }
+  }
+}
+
+TEST_CASE("a temperature that is not above zero is refused with its value") {
+  context<B> cx;
+  const label_mixture<B> layer{3, 2};
+  parameters theta{cx, layer, philox{5}};
+  const values z(3);
+  const const_tensor<B> logits(z.data(), 1, 3);
+  CHECK_THROWS_WITH(layer(cx, theta.weights, logits, mixture{0}), "softmax: the temperature is 0.000000, expected above 0");
+  CHECK_THROWS_WITH(layer(cx, theta.weights, logits, top_k{2, -1}), "softmax: the temperature is -1.000000, expected above 0");
 }

@@ -1,5 +1,6 @@
 /// Activations and dropout as layers.
 #pragma once
+#include <string>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/elementwise.hpp>
 
@@ -36,6 +37,7 @@ struct dropout {
   template <class V, class... P>
   void each_param(V&&, P&...) const {}
   auto operator()(context<B>& cx, const params&, const_tensor<B> x) const {
+    if (!(rate >= 0 && rate < 1)) throw error("dropout: the rate is " + std::to_string(rate) + ", expected in [0, 1)");
     const bool active = cx.training && rate > 0;
     const philox random = cx.random.with_stream(stream);
     const const_tensor<B> y = active ? const_tensor<B>(ops::dropout(cx, x, rate, random)) : x;

@@ -91,6 +91,9 @@ auto chain(context<B>& cx, index_t depth, const_tensor<B> x, const Step& step) {
   auto* pullbacks = cx.template make_pullbacks<pullback_type>(depth);
   for (index_t i = 0; i < depth; ++i) {
     auto [y, pullback] = step(i, x);
+    if (y.rows() != x.rows() || y.cols() != x.cols())
+      throw shape_error("chain: step " + std::to_string(i) + " turns (" + std::to_string(x.rows()) + ", " + std::to_string(x.cols()) +
+                        ") into (" + std::to_string(y.rows()) + ", " + std::to_string(y.cols()) + "); a stack's block must keep the shape");
     new (pullbacks + i) pullback_type(pullback);
     x = y;
   }
@@ -130,8 +133,10 @@ struct stack {
       return call_layer(block, cx, p[static_cast<std::size_t>(i)], h, extra...);
     });
     return vjp{y, [pullback = pullback](const_tensor<backend> dy, const params& g) {
-                 return pullback(dy, [&g](index_t i, const auto& back, const_tensor<backend> d) {
-                   return back(d, g[static_cast<std::size_t>(i)]);
+                 const typename L::params frozen{};  // what an empty list of gradients means for each block
+                 return pullback(dy, [&](index_t i, const auto& back, const_tensor<backend> d) {
+                   const auto at = static_cast<std::size_t>(i);
+                   return back(d, at < g.size() ? g[at] : frozen);
                  });
                }};
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstddef>
+#include <string>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/matmul.hpp>
 
@@ -56,6 +57,9 @@ auto remade_linear(context<B>& cx, const linear<B>& layer, const typename linear
                    const_tensor<B> residual = {}) {
   auto scratch = cx.scratch();
   const const_tensor<B> x = scratch.run([&] { return make().value; });
+  if (x.cols() != layer.in)
+    throw shape_error("remade_linear: the input is " + ops::shape_text(x.rows(), x.cols()) + ", the layer expects (N, " +
+                      std::to_string(layer.in) + ")");
   auto y = cx.make(x.rows(), layer.out);
   if (residual) B::copy(cx.queue(), y.data, residual.data, static_cast<std::size_t>(y.size()) * sizeof(typename B::real));
   const into mode = residual ? into::add : into::replace;

@@ -21,6 +21,11 @@ struct learned_positions {
     f(matrix_spec("table", length, width, initial::normal, 0.02), p.table...);
   }
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq) const {
+    for (index_t s = 0; s < seq.count(); ++s)
+      if (seq.host_offsets[s + 1] - seq.host_offsets[s] > length)
+        throw shape_error("learned_positions: sequence " + std::to_string(s) + " has " +
+                          std::to_string(seq.host_offsets[s + 1] - seq.host_offsets[s]) + " rows, the table has " +
+                          std::to_string(length) + " positions");
     return vjp{ops::add_gathered_rows(cx, x, const_tensor<B>(p.table), seq.positions),
                [&cx, seq](const_tensor<B> dy, const params& g) {
                  if (g.table) ops::scatter_add_rows(cx, dy, seq.positions, g.table);

@@ -85,6 +85,12 @@ struct planner_lm {
   /// Weights w (S, K) given: the language model alone. pullback(dhidden, g, want_dw) -> dw (S, K), empty if not wanted.
   /// `frozen` says that no gradient of the language model will be wanted: blocks below the first adapter then keep nothing.
   auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> w, bool frozen = false) const {
+    if (w.rows() != batch.sentences || w.cols() != adapters.adapter.labels)
+      throw shape_error("planner_lm: weights are (" + std::to_string(w.rows()) + ", " + std::to_string(w.cols()) + "), expected (" +
+                        std::to_string(batch.sentences) + " sentences, " + std::to_string(adapters.adapter.labels) + " labels)");
+    if (batch.tokens.size() != batch.sentence.size())
+      throw shape_error("planner_lm: " + std::to_string(batch.tokens.size()) + " tokens but " + std::to_string(batch.sentence.size()) +
+                        " sentence numbers");
     const auto block = Kept::of(lm.block());
     auto below = [&] {
       auto [e, token_pullback] = lm.token()(cx, p.lm.token, batch.tokens);                       // (N, width)

@@ -1,5 +1,6 @@
 /// Softmax of rows with a temperature, and its pullback.
 #pragma once
+#include <string>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/math.hpp>
 
@@ -45,9 +46,13 @@ struct softmax_pullback {
 };
 }  // namespace kernel
 
-/// z (N, K) -> softmax(z / temperature) (N, K).
+inline void check_temperature(double temperature) {
+  if (!(temperature > 0)) throw error("softmax: the temperature is " + std::to_string(temperature) + ", expected above 0");
+}
+/// z (N, K) -> softmax(z / temperature) (N, K). Errors: planlm::error for a temperature that is not above 0.
 template <Backend B>
 tensor<B> softmax(context<B>& cx, const_tensor<B> z, double temperature = 1) {
+  check_temperature(temperature);
   auto p = cx.make(z.rows(), z.cols());
   using T = typename B::real;
   B::for_rows(cx.queue(), z.rows(), kernel::softmax<T>{z.data, p.data, z.cols(), T(1 / temperature)});

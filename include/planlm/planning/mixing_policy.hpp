@@ -45,7 +45,8 @@ namespace mixing_kernel {
 template <class T, class Team>
 PLANLM_HD index_t argmax(const Team& team, const T* row, index_t cols) {
   const T top = team.template max<T>(cols, [=](index_t i) { return row[i]; });
-  return -team.template max<index_t>(cols, [=](index_t i) { return row[i] == top ? -i : -cols; });
+  const index_t at = -team.template max<index_t>(cols, [=](index_t i) { return row[i] == top ? -i : -cols; });
+  return at < cols ? at : 0;  // a NaN equals nothing
 }
 template <class T>
 struct one_hot_argmax {
@@ -188,6 +189,7 @@ struct top_k {
   template <Backend B>
   auto weights(context<B>& cx, const_tensor<B> z) const {
     if (k < 1) throw error("top_k: k is " + std::to_string(k) + ", expected at least 1");
+    ops::check_temperature(temperature);
     using T = typename B::real;
     auto p = cx.make(z.rows(), z.cols());
     const index_t taken = k < z.cols() ? k : z.cols();

@@ -10,6 +10,7 @@
 #include <vector>
 #include <planlm/backend/concept.hpp>
 #include <planlm/backend/cpu/attention.hpp>
+#include <planlm/backend/cpu/mixing.hpp>
 #include <planlm/backend/cpu/pool.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
 #include <planlm/backend/team.hpp>
@@ -19,7 +20,8 @@ namespace planlm::inline PLANLM_CPU_ABI {
 
 /// `Real` is float or double; `Products` multiplies dense matrices (tiled_products or eigen_products).
 ///
-/// Results never depend on the number of threads: work is cut so that each output value is computed by one task in a fixed order.
+/// Results never depend on the number of threads with tiled_products: each output value is computed by one task in an order that does not
+/// depend on how the work was cut. eigen_products sums in an order that depends on the cut.
 template <class Real, class Products = tiled_products>
 struct cpu {
   using real = Real;
@@ -174,7 +176,29 @@ struct cpu {
     });
   }
 
+  /// Fused label mixing: see backend/cpu/mixing.hpp. `softmax` and `pullback` are row kernels that write p and turn dw into dz.
+  template <class Softmax>
+  static void mix(queue& q, const Softmax& softmax, view<const Real, 2> p, view<const Real, 2> table, view<Real, 2> e) {
+    for_tiles(q, p.rows(), [&](index_t begin, index_t m, void* scratch) {
+      cpu_detail::mix_tile<Products>(softmax, begin, m, p.data, plain(table), e.data, scratch);
+    });
+  }
+  template <class Pullback>
+  static void mix_pullback(queue& q, const Pullback& pullback, view<const Real, 2> de, view<const Real, 2> table, view<Real, 2> dz) {
+    for_tiles(q, dz.rows(), [&](index_t begin, index_t m, void* scratch) {
+      cpu_detail::mix_tile_pullback<Products>(pullback, begin, m, de.data, plain(table), dz.data, scratch);
+    });
+  }
+
  private:
+  template <class F>
+  static void for_tiles(queue& q, index_t rows, const F& f) {
+    const index_t tile = cpu_detail::mixing_tile(rows, q.threads());
+    q.reserve_scratch(Products::template scratch_bytes<Real>());
+    q.pool().run((rows + tile - 1) / tile, [&](index_t t, int member) {
+      f(t * tile, std::min(tile, rows - t * tile), q.scratch(member, Products::template scratch_bytes<Real>()));
+    });
+  }
   // f(head, first row, head number, tiles, product scratch); the query heads of one key-value head stay on one thread.
   template <class Shape, class Sequences, class F>
   static void for_heads(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, index_t tiles, const F& f) {

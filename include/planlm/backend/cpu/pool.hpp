@@ -11,7 +11,7 @@
 namespace planlm::cpu_detail {
 
 /// Runs `task(i)` for i in [0, count) on the calling thread and `threads - 1` others. Which thread runs a task never changes a result,
-/// because tasks are cut by shape alone and no two write the same place.
+/// because no two tasks write the same place.
 class thread_pool {
  public:
   explicit thread_pool(int threads) {
