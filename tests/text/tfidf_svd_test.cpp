@@ -113,7 +113,7 @@ TEST_CASE("weights and components of a small corpus match the ones worked by han
   const strings train{"a b", "b A", "a, b.", "c", "c", "rare"};
   tfidf_svd_options options;
   options.width = 3;
-  options.min_passages = 2;
+  options.min_sentences = 2;
   const auto encoder = tfidf_svd::fit(train, options);
   const auto& state = encoder.state();
   REQUIRE(state.words == strings{"a", "b", "c"});  // by falling frequency, then by bytes; "rare" occurs once
@@ -210,8 +210,7 @@ TEST_CASE("passages join words that no sentence joins") {
   const auto cosine = [](const embeddings& z) {
     return z.row(0)[0] * z.row(1)[0] + z.row(0)[1] * z.row(1)[1];
   };
-  const auto joined =
-      tfidf_svd::fit(train, starts, options);  // 60 sentences, width 2: up to 7 make a passage
+  const auto joined = tfidf_svd::fit(train, starts, options);
   REQUIRE(cosine(joined.encode(strings{"sun", "rain"})) == Approx(1).margin(1e-5));
   REQUIRE(cosine(joined.encode(strings{"sun", "judge"})) == Approx(0).margin(1e-5));
   options.passage = 1;
@@ -223,7 +222,7 @@ TEST_CASE("passages join words that no sentence joins") {
 TEST_CASE("passages follow one another without overlap and end with their document") {
   strings train;
   std::vector<index_t> starts{0};
-  for (int d = 0; d < 8; ++d) {
+  for (int d = 0; d < 4; ++d) {
     for (const char* word : {"a", "b", "c", "d", "e"}) train.emplace_back(word);
     starts.push_back(static_cast<index_t>(train.size()));
   }
@@ -241,18 +240,6 @@ TEST_CASE("passages follow one another without overlap and end with their docume
   REQUIRE(cosine(1, 2) == Approx(0).margin(1e-5));
   REQUIRE(cosine(3, 4) == Approx(0).margin(1e-5));
   REQUIRE(cosine(4, 0) == Approx(0).margin(1e-5));
-}
-
-TEST_CASE("a short text has shorter passages, so that there are four for each component") {
-  const auto train = two_topics(1, 17);
-  const std::vector<index_t> starts{0, 17};
-  tfidf_svd_options options;
-  options.width = 2;
-  const auto usual = tfidf_svd::fit(train, starts, options);  // 17 / (4 * 2) sentences
-  options.passage = 2;
-  REQUIRE(usual.state() == tfidf_svd::fit(train, starts, options).state());
-  options.passage = 1;
-  REQUIRE_FALSE(usual.state() == tfidf_svd::fit(train, starts, options).state());
 }
 
 TEST_CASE("fitting and encoding give the same bits twice and with 1, 2 and 3 threads") {
@@ -288,12 +275,12 @@ TEST_CASE("a text without repeated words and options out of range are refused") 
   REQUIRE_THROWS_AS(tfidf_svd::fit(strings{"one two", "three"}), input_error);
   REQUIRE_THROWS_WITH(
       tfidf_svd::fit(strings{"one two", "three"}),
-      "sentence encoder: none of the 3 words of the training text occurs in at least 2 of its 2 passages; "
-      "give a longer text");
+      "sentence encoder: none of the 3 words in 2 training sentences occurs in at least 2 of them; give a "
+      "longer text");
   REQUIRE_THROWS_WITH(
       tfidf_svd::fit(strings{}),
-      "sentence encoder: none of the 0 words of the training text occurs in at least 2 of its 0 passages; "
-      "give a longer text");
+      "sentence encoder: none of the 0 words in 0 training sentences occurs in at least 2 of them; give a "
+      "longer text");
   tfidf_svd_options options;
   options.width = 0;
   REQUIRE_THROWS_AS(tfidf_svd::fit(strings{"a", "a"}, options), shape_error);
@@ -329,8 +316,8 @@ TEST_CASE("film reviews fill every label, and passages make labels that follow f
     return label_critic::unigram(fit, clusters.labels, 3).score(held_out).nats -
            label_critic::bigram(fit, clusters.labels, 3).score(held_out).nats;
   };
-  const double passages = gain(40), sentences = gain(1);
+  const double passages = gain(30), sentences = gain(1);
   CAPTURE(passages, sentences);
-  REQUIRE(passages > 0.03);  // 0.12 and 0.02 nats when this was written
+  REQUIRE(passages > 0.03);  // 0.055 and 0.011 nats when this was written
   REQUIRE(passages > 2 * sentences);
 }

@@ -1,16 +1,15 @@
 /// Sentence vectors without a download: tf-idf weights of words, then a truncated SVD (latent semantic
 /// analysis).
 ///
-///   passage p  neighbouring sentences of one document; P passages
-///   weight(w)  ln((1 + P) / (1 + passages with w))
-///   A [P, V]   a_pw = (1 + ln count(p, w)) weight(w), rows of length 1
-///   A ~ U Sigma R^T, components R [V, C]
-///   z          a R for the row a that a sentence would have in A, scaled to length 1
+///   weight(w)  idf = ln((1 + S) / (1 + sentences with w)), S training sentences
+///   A [P, V]   a_pw = (1 + ln count(p, w)) weight(w), rows of length 1, one for each passage: neighbouring
+///              sentences of one document
+///   A ~ U Sigma R^T, components R [V, C];  a sentence's vector = a R, scaled to length 1
 ///
 /// Why passages: words of one sentence hardly repeat, so an SVD of single sentences groups them by their
 /// most frequent word. Words of a passage share a topic, and topics are what a planner can predict: in film
-/// reviews (64 labels) the previous label tells 0.12 nats about the next one with passages of 40
-/// sentences, 0.02 with single sentences (tests/text/tfidf_svd_test.cpp).
+/// reviews (64 labels) the previous label tells 0.055 nats about the next one with passages of 30
+/// sentences, 0.011 with single sentences (tests/text/tfidf_svd_test.cpp).
 ///
 /// Everything is fitted on training sentences and frozen; `encode` projects any sentence with the fitted R,
 /// and gives the zero vector for one without a known word. Words are runs of ASCII letters and digits
@@ -41,10 +40,10 @@ namespace planlm {
 
 struct tfidf_svd_options {
   index_t width = 64;              // C
-  index_t min_passages = 2;        // a word must occur in this many passages of the training text
-  index_t max_vocabulary = 20000;  // V: the words of most passages are kept
-  index_t passage = 40;            // sentences; fewer in a short text, so that A has 4 rows a component
-  double common_idf = 2;           // the weight of words with ln((1 + P) / (1 + passages)) below this ...
+  index_t min_sentences = 2;       // a word must occur in this many training sentences
+  index_t max_vocabulary = 20000;  // V: the words of most sentences are kept
+  index_t passage = 30;            // sentences of one document that share a row of A
+  double common_idf = 2;           // the weight of words below this idf ...
   double common_factor = 1;        // ... is scaled by this
   int rounds = 8;                  // of subspace iteration
   index_t oversampling = 16;       // columns beyond `width` that are iterated too
@@ -55,7 +54,7 @@ struct tfidf_svd_options {
 /// All that a fitted encoder knows, as plain data for a checkpoint.
 struct tfidf_svd_state {
   index_t width = 0;
-  std::vector<std::string> words;  // (V), by falling number of passages, then by bytes
+  std::vector<std::string> words;  // (V), by falling number of sentences, then by bytes
   std::vector<float> weights;      // (V)
   std::vector<float> components;   // R [V, C]
   friend bool operator==(const tfidf_svd_state&, const tfidf_svd_state&) = default;
@@ -132,49 +131,47 @@ inline void push_tfidf(sparse_rows& rows, std::vector<std::int32_t>& ids, std::s
   rows.starts.push_back(rows.values.size());
 }
 
-/// The words of the passages of a text, numbered in order of appearance.
+/// The words of the training sentences, numbered in order of appearance.
 class word_table {
  public:
-  /// Passages are at most `length` sentences of one document.
-  word_table(std::span<const std::string> sentences, std::span<const index_t> starts, index_t length) {
+  explicit word_table(std::span<const std::string> sentences) {
     word_index seen;
-    std::vector<std::size_t> last;  // passage, counted from 1, that had the word last
-    for (std::size_t d = 0; d + 1 < starts.size(); ++d)
-      for (index_t first = starts[d]; first < starts[d + 1]; first += length) {
-        for (index_t s = first; s < std::min(first + length, starts[d + 1]); ++s)
-          for_each_word(sentences[static_cast<std::size_t>(s)], [&](std::string_view word) {
-            auto found = seen.find(word);
-            if (found == seen.end()) {
-              found = seen.emplace(std::string(word), static_cast<std::int32_t>(names_.size())).first;
-              names_.emplace_back(word);
-              frequency_.push_back(0);
-              last.push_back(0);
-            }
-            const auto id = static_cast<std::size_t>(found->second);
-            if (last[id] != ends_.size()) ++frequency_[id];
-            last[id] = ends_.size();
-            tokens_.push_back(found->second);
-          });
-        ends_.push_back(tokens_.size());
-      }
+    std::vector<std::size_t> last;  // sentence, counted from 1, that had the word last
+    for (std::size_t s = 0; s < sentences.size(); ++s) {
+      for_each_word(sentences[s], [&](std::string_view word) {
+        auto found = seen.find(word);
+        if (found == seen.end()) {
+          found = seen.emplace(std::string(word), static_cast<std::int32_t>(names_.size())).first;
+          names_.emplace_back(word);
+          frequency_.push_back(0);
+          last.push_back(0);
+        }
+        const auto id = static_cast<std::size_t>(found->second);
+        if (last[id] != s + 1) ++frequency_[id];
+        last[id] = s + 1;
+        tokens_.push_back(found->second);
+      });
+      ends_.push_back(tokens_.size());
+    }
   }
 
-  std::size_t passages() const { return ends_.size() - 1; }
-  std::span<const std::int32_t> words(std::size_t passage) const {
-    return std::span<const std::int32_t>(tokens_).subspan(ends_[passage],
-                                                          ends_[passage + 1] - ends_[passage]);
+  /// The words of sentences first .. last - 1.
+  std::span<const std::int32_t> words(index_t first, index_t last) const {
+    const std::size_t begin = ends_[static_cast<std::size_t>(first)],
+                      end = ends_[static_cast<std::size_t>(last)];
+    return std::span<const std::int32_t>(tokens_).subspan(begin, end - begin);
   }
 
   /// Fills the vocabulary and its weights; gives each word's place in it, or -1.
   std::vector<std::int32_t> choose(const tfidf_svd_options& options, tfidf_svd_state& state) const {
+    const double sentences = static_cast<double>(ends_.size() - 1);
     std::vector<std::size_t> kept;
     for (std::size_t w = 0; w < names_.size(); ++w)
-      if (frequency_[w] >= options.min_passages) kept.push_back(w);
+      if (frequency_[w] >= options.min_sentences) kept.push_back(w);
     if (kept.empty())
-      throw input_error("sentence encoder: none of the " + std::to_string(names_.size()) +
-                        " words of the training text occurs in at least " +
-                        std::to_string(options.min_passages) + " of its " + std::to_string(passages()) +
-                        " passages; give a longer text");
+      throw input_error("sentence encoder: none of the " + std::to_string(names_.size()) + " words in " +
+                        std::to_string(ends_.size() - 1) + " training sentences occurs in at least " +
+                        std::to_string(options.min_sentences) + " of them; give a longer text");
     std::sort(kept.begin(), kept.end(), [&](auto a, auto b) {
       return frequency_[a] != frequency_[b] ? frequency_[a] > frequency_[b] : names_[a] < names_[b];
     });
@@ -184,8 +181,7 @@ class word_table {
     for (std::size_t w : kept) {
       rank[w] = static_cast<std::int32_t>(state.words.size());
       state.words.push_back(names_[w]);
-      const double idf =
-          std::log((1 + static_cast<double>(passages())) / (1 + static_cast<double>(frequency_[w])));
+      const double idf = std::log((1 + sentences) / (1 + static_cast<double>(frequency_[w])));
       state.weights.push_back(
           static_cast<float>(idf < options.common_idf ? idf * options.common_factor : idf));
     }
@@ -194,9 +190,9 @@ class word_table {
 
  private:
   std::vector<std::string> names_;
-  std::vector<index_t> frequency_;  // passages with the word
+  std::vector<index_t> frequency_;  // sentences with the word
   std::vector<std::int32_t> tokens_;
-  std::vector<std::size_t> ends_{0};  // passage p is tokens ends[p] .. ends[p + 1] - 1
+  std::vector<std::size_t> ends_{0};  // of sentence s in tokens: ends[s] .. ends[s + 1]
 };
 
 }  // namespace detail
@@ -208,30 +204,27 @@ class tfidf_svd {
   /// are documents.
   static tfidf_svd fit(std::span<const std::string> sentences, std::span<const index_t> starts,
                        const tfidf_svd_options& options = {}, location at = location::here()) {
-    if (options.width < 1 || options.max_vocabulary < 1 || options.min_passages < 1 || options.passage < 1 ||
+    if (options.width < 1 || options.max_vocabulary < 1 || options.min_sentences < 1 || options.passage < 1 ||
         options.rounds < 0 || options.oversampling < 0)
       throw_shape_error(
-          "tfidf_svd: width, max_vocabulary, min_passages and passage must be at least 1, rounds and "
+          "tfidf_svd: width, max_vocabulary, min_sentences and passage must be at least 1, rounds and "
           "oversampling at least 0",
           at);
     if (starts.empty() || starts.front() != 0 || starts.back() != static_cast<index_t>(sentences.size()) ||
         !std::is_sorted(starts.begin(), starts.end()))
       throw_shape_error("tfidf_svd: document offsets must ascend from 0 to the number of sentences", at);
-    const index_t rows_wanted =
-        4 * options.width;  // fewer passages than components would leave R undetermined
-    const index_t length =
-        std::clamp<index_t>(static_cast<index_t>(sentences.size()) / rows_wanted, 1, options.passage);
-    const detail::word_table table(sentences, starts, length);
+    const detail::word_table table(sentences);
     tfidf_svd_state state{options.width, {}, {}, {}};
     const std::vector<std::int32_t> rank = table.choose(options, state);
     sparse_rows rows;
     std::vector<std::int32_t> ids;
-    for (std::size_t p = 0; p < table.passages(); ++p) {
-      ids.clear();
-      for (const auto word : table.words(p))
-        if (const auto id = rank[static_cast<std::size_t>(word)]; id >= 0) ids.push_back(id);
-      detail::push_tfidf(rows, ids, state.weights);
-    }
+    for (std::size_t d = 0; d + 1 < starts.size(); ++d)
+      for (index_t first = starts[d]; first < starts[d + 1]; first += options.passage) {
+        ids.clear();
+        for (const auto word : table.words(first, std::min(first + options.passage, starts[d + 1])))
+          if (const auto id = rank[static_cast<std::size_t>(word)]; id >= 0) ids.push_back(id);
+        detail::push_tfidf(rows, ids, state.weights);
+      }
     state.components =
         right_singular_vectors(rows, static_cast<index_t>(state.words.size()), options.width,
                                {options.rounds, options.oversampling, options.seed, options.threads});
