@@ -64,7 +64,7 @@ bool parse(int argc, char** argv, options& o, int& status) {
       ->required();
   app.add_option_function<std::string>("--test-text", path(o.test_text), "take the test documents from here, not from --text");
   app.add_option_function<std::string>("--out", path(o.out), "folder for metrics, checkpoints and results")->required();
-  app.add_option("--format", o.format, "automatic, lines, running, json_lines or verses")->capture_default_str();
+  app.add_option("--format", o.format, "automatic, lines, running, json-lines or verses")->capture_default_str();
   app.add_option("--splitter", o.splitter, "sentences of running text: icu or lines")->capture_default_str();
   app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
   app.add_option("--variants", o.variants, "comma-separated; default all")->delimiter(',');
@@ -127,7 +127,7 @@ bool parse(int argc, char** argv, options& o, int& status) {
     return std::any_of(names.begin(), names.end(), [&](const auto& n) { return value == n.first; });
   };
   if (!name_of(planlm::text::corpus_format_names, o.format))
-    throw input_error("--format: there is no format '" + o.format + "'; choose automatic, lines, running, json_lines or verses");
+    throw input_error("--format: there is no format '" + o.format + "'; choose automatic, lines, running, json-lines or verses");
   if (!name_of(planlm::text::splitter_names, o.splitter))
     throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose icu or lines");
   if (o.score != "test" && o.score != "valid")
