@@ -17,7 +17,7 @@ struct sparsemax {
   template <class T> struct forward {
     const T* z; T* w; index_t cols;
     template <class Team>
-    PLANLM_HD void operator()(const Team& team, index_t r) const {
+    void operator()(const Team& team, index_t r) const {
       const T* from = z + r * cols;
       T* to = w + r * cols;
       const T top = team.template max<T>(cols, [=](index_t i) { return from[i]; });
@@ -33,7 +33,7 @@ struct sparsemax {
   template <class T> struct backward {  // dz_i = dw_i - mean of dw over the support; zero off it   [1602.02068, section 2.3]
     const T *w, *dw; T* dz; index_t cols;
     template <class Team>
-    PLANLM_HD void operator()(const Team& team, index_t r) const {
+    void operator()(const Team& team, index_t r) const {
       const T *p = w + r * cols, *d = dw + r * cols;
       T* to = dz + r * cols;
       const T size = team.template sum<T>(cols, [=](index_t i) { return p[i] > 0 ? T(1) : T(0); });
