@@ -8,14 +8,11 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
-#include <fstream>
-#include <functional>
 #include <iostream>
 #include <new>
 #include <string>
 #include <system_error>
 #include <vector>
-#include <nlohmann/json.hpp>
 #include <planlm/io/run_folder.hpp>
 #include <planlm/io/table.hpp>
 #include "train_planner_lm/experiment.hpp"
@@ -23,7 +20,6 @@
 namespace {
 
 using namespace train_planner_lm;
-using json = nlohmann::ordered_json;
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -60,45 +56,7 @@ work plan_work(experiment& e, const options& o, double seconds_left) {
   return w;
 }
 
-json to_json(const work& w) {
-  return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
-}
-
-/// Steps of the run that `folder` holds, else of `plan`. A folder with another run is refused: going on means the same run.
-work settle(const run_folder& folder, const options& o, const json& identity, const std::function<work()>& plan, const json& command) {
-  const auto file = folder.file("run.json");
-  const json asked{{"base_epochs", o.base_epochs}, {"planner_epochs", o.planner_epochs}, {"variant_epochs", o.variant_epochs},
-                   {"base_steps", o.base_steps}, {"planner_steps", o.planner_steps}, {"variant_steps", o.variant_steps}};
-  if (!std::filesystem::exists(file)) {
-    const work w = plan();
-    folder.write_json("run.json", {{"identity", identity}, {"asked", asked}, {"minutes", o.minutes}, {"steps", to_json(w)},
-                                   {"command", command}});
-    return w;
-  }
-  try {
-    std::ifstream in(file);
-    const json before = json::parse(in);
-    const auto compare = [&](const json& theirs, const json& ours) {
-      for (const auto& [key, value] : ours.items()) {
-        if (theirs.at(key) == value) continue;
-        std::string flag = "--" + key;
-        std::replace(flag.begin(), flag.end(), '_', '-');
-        throw input_error(o.out.string() + ": holds a run " +
-                          (key == "text" ? "on another text" : "with " + flag + " " + theirs.at(key).dump() + ", this one has " + value.dump()) +
-                          "; choose another --out or remove the folder");
-      }
-    };
-    compare(before.at("identity"), identity);
-    compare(before.at("asked"), asked);
-    if (before.at("minutes") != o.minutes) std::cerr << "--minutes changes nothing: the steps of this run were fixed when it began\n";
-    const json& w = before.at("steps");
-    return {w.at("base"), w.at("planner"), w.at("variant")};
-  } catch (const json::exception&) {
-    throw input_error(file.string() + ": is not a run description of this program; choose another --out");
-  }
-}
-
-void train(const options& o, const json& command) {
+void train(const options& o, const std::vector<std::string>& command) {
   const auto begin = std::chrono::steady_clock::now();
   run_folder folder(o.out);
   interrupt_guard interrupt;
@@ -110,20 +68,17 @@ void train(const options& o, const json& command) {
   const embeddings vectors = embed(d, o);
   std::cerr << "text, vocabulary and sentence vectors: " << with_digits(seconds_since(begin), 1) << " s\n";
 
-  json identity = o.config();
-  identity["text"] = std::to_string(d.fingerprint);
+  const run_description description{o, d.fingerprint, d.description, command};
 
   context<B> cx{B::queue{o.threads}};
   run r(cx, folder, interrupt);
-  std::vector<variant_result> results = read_results(folder.file("results.json"));
-  json reports = json::array();
+  std::vector<variant_result> results = read_results(folder);
+  std::vector<std::string> reports;
   for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
     r.stop_if_asked();
     experiment e(cx, d, vectors, o, seed, r);
-    const work w = settle(folder, o, identity, [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); }, command);
-    json config = identity;
-    config["steps"] = to_json(w);
-    r.identify(config.dump());
+    const work w = settle(folder, description, [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); });
+    r.identify(identity(description, w));
     if (seed == o.first_seed) {
       folder.write_text("vocabulary.model", d.vocabulary.model());
       std::cerr << "steps: base " << w.base_steps << ", planner at most " << w.planner_steps << ", each variant " << w.variant_steps << '\n';
@@ -131,16 +86,11 @@ void train(const options& o, const json& command) {
     e.prepare(w);
     std::cerr << e.label_report() << '\n';
     reports.push_back(e.label_report());
-    config["threads"] = o.threads;
-    config["command"] = command;
-    config["labels_report"] = reports;
     // oracle-oracle is trained before oracle-predicted is tested, whatever their place in the table.
     for (const std::string& name : o.variants) {
       if (std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == name && v.seed == seed; })) continue;
       results.push_back(e.train_and_test(name, w));
-      json list = json::array();
-      for (const variant_result& v : results) list.push_back(to_json(v));
-      folder.write_json("results.json", {{"corpus", d.description}, {"config", config}, {"variants", list}});
+      write_results(folder, description, w, reports, results);
     }
   }
   std::error_code ignored;

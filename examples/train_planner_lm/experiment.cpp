@@ -186,9 +186,8 @@ step_result experiment::base_step(lm_store& lm, adamw<B>& optimiser, chunk_order
                                         const_tensor<B, 1>{}, 1.0f / static_cast<float>(b.tokens()), lm.grads.token.table);
   pullback(loss.dhidden, lm.grads);
   const auto norm = clip_global_norm(cx_, options_.clip, lm.flat_grads());
-  read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
   optimiser.step(cx_, lm.flat_weights(), lm.flat_grads(), rate, norm.factor);
-  return {double(cx_.read_one(loss.total)), b.tokens()};
+  return {double(cx_.read_one(loss.total)), b.tokens(), double(cx_.read_one(norm.norm))};
 }
 
 step_result experiment::planner_step(planner_store& p, adamw<B>& optimiser, index_t s, double rate) {
@@ -206,15 +205,14 @@ step_result experiment::planner_step(planner_store& p, adamw<B>& optimiser, inde
   auto loss = ops::cross_entropy(cx_, const_tensor<B>(z), b.labels, 1.0f / static_cast<float>(batch));
   pullback(loss.dz, p.grads);
   const auto norm = clip_global_norm(cx_, options_.clip, p.flat_grads());
-  read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
   optimiser.step(cx_, p.flat_weights(), p.flat_grads(), rate, norm.factor);
-  return {double(cx_.read_one(loss.total)), batch};
+  return {double(cx_.read_one(loss.total)), batch, double(cx_.read_one(norm.norm))};
 }
 
 step_result experiment::variant_step(trainee& t, const policy& how, bool thawed, chunk_order& order, index_t s, double rate, double planner_rate) {
   auto scope = cx_.scope();
   const device_batch b = batches_.load(cx_, order.at(s), thawed ? nullptr : &logits_, thawed);
-  double total = 0;
+  double total = 0, gradient = 0;
   const auto through = [&](const_tensor<B> z) {  // -> dz
     return std::visit(
         [&](const auto& chosen) {
@@ -229,16 +227,16 @@ step_result experiment::variant_step(trainee& t, const policy& how, bool thawed,
     const const_tensor<B> dz = through(z);
     if (dz) planner_pullback(dz, t.planner->grads);
     const auto norm = clip_global_norm(cx_, options_.clip, t.adapters.flat_grads(), t.planner->flat_grads());
-    read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
+    gradient = double(cx_.read_one(norm.norm));
     t.adapter_optimiser.step(cx_, t.adapters.flat_weights(), t.adapters.flat_grads(), rate, norm.factor);
     t.planner_optimiser->step(cx_, t.planner->flat_weights(), t.planner->flat_grads(), planner_rate, norm.factor);
   } else {
     through(b.logits);
     const auto norm = clip_global_norm(cx_, options_.clip, t.adapters.flat_grads());
-    read_norm(cx_, norm);  // throws if it is not finite: the optimiser would skip every step from here on
+    gradient = double(cx_.read_one(norm.norm));
     t.adapter_optimiser.step(cx_, t.adapters.flat_weights(), t.adapters.flat_grads(), rate, norm.factor);
   }
-  return {total, b.tokens()};
+  return {total, b.tokens(), gradient};
 }
 
 const_tensor<B> experiment::lm_step(trainee& t, const device_batch& b, const_tensor<B> w, bool want_dw, double& total) {
@@ -403,7 +401,7 @@ std::string experiment::first_not_finite(const std::vector<trained_part>& parts,
     }
     if (bad(x)) return at("block " + std::to_string(i));
   }
-  return bad(model_.lm.norm()(cx_, lm.weights.norm, x).value) ? at("the last norm") : "all layers are finite: it appears first in the logits";
+  return bad(model_.lm.norm()(cx_, lm.weights.norm, x).value) ? at("the last norm") : "all layers are finite: it appears first in the logits or on the way back";
 }
 
 void experiment::refuse_not_finite(const std::string& name, const std::vector<document_loss>& losses, bool joint) const {

@@ -24,11 +24,6 @@ struct variant_plan {
 };
 variant_plan plan_of(const std::string& name);
 
-/// How much work: fixed at the start of a run and kept in run.json, so that going on means the same run.
-struct work {
-  index_t base_steps = 0, planner_steps = 0, variant_steps = 0;
-};
-
 /// A policy of the plan, with what it needs of the batch.
 template <class P>
 auto as_policy(const P& p, const device_batch& b) {

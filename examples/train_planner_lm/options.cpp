@@ -7,9 +7,7 @@
 #include <system_error>
 #include <thread>
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 #include <planlm/core/error.hpp>
-#include <planlm/text/corpus.hpp>
 
 namespace train_planner_lm {
 namespace {
@@ -33,15 +31,6 @@ std::string complaint_about_positive(const std::string& given) {
 
 }  // namespace
 
-nlohmann::ordered_json options::config() const {
-  return {{"format", format}, {"splitter", splitter}, {"score", score}, {"layers", layers}, {"width", width}, {"heads", heads},
-          {"length", length}, {"vocabulary", vocabulary}, {"first_adapted", first_adapted}, {"labels", labels},
-          {"label_width", label_width}, {"context", context}, {"planner_layers", planner_layers},
-          {"planner_heads", planner_heads}, {"planner_inner", planner_inner}, {"batch", batch}, {"variant_batch", variant_batch},
-          {"planner_batch", planner_batch}, {"base_rate", base_rate}, {"adapter_rate", adapter_rate},
-          {"planner_rate", planner_rate}, {"joint_planner_rate", joint_planner_rate}, {"clip", clip}};
-}
-
 bool parse(int argc, char** argv, options& o, int& status) {
   CLI::App app{"Trains a planner and a language model on a text, in every variant of the interface between them, and prints the table.\n"
                "Running the same command again goes on where an interrupted run stopped."};
@@ -64,8 +53,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
       ->required();
   app.add_option_function<std::string>("--test-text", path(o.test_text), "take the test documents from here, not from --text");
   app.add_option_function<std::string>("--out", path(o.out), "folder for metrics, checkpoints and results")->required();
-  app.add_option("--format", o.format, "automatic, lines, running, json-lines or verses")->capture_default_str();
-  app.add_option("--splitter", o.splitter, "sentences of running text: icu or lines")->capture_default_str();
+  app.add_option("--format", o.format, "of the text: " + format_list())->capture_default_str();
+  app.add_option("--splitter", o.splitter, "sentences of running text: " + splitter_list())->capture_default_str();
   app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
   app.add_option("--variants", o.variants, "comma-separated; default all")->delimiter(',');
   whole("--seeds", o.seeds, "runs with seeds 1 .. N");
@@ -123,13 +112,12 @@ bool parse(int argc, char** argv, options& o, int& status) {
     if (std::find(o.variants.begin(), o.variants.end(), known) != o.variants.end()) ordered.push_back(known);
   o.variants = ordered;
   if (o.variants.empty()) throw input_error("--variants: the list is empty; leave the flag out for all variants");
-  const auto name_of = [](const auto& names, const std::string& value) {
-    return std::any_of(names.begin(), names.end(), [&](const auto& n) { return value == n.first; });
+  const auto in = [](const std::string& list, const std::string& name) {
+    return name.find(',') == std::string::npos && (", " + list + ",").find(" " + name + ",") != std::string::npos;
   };
-  if (!name_of(planlm::text::corpus_format_names, o.format))
-    throw input_error("--format: there is no format '" + o.format + "'; choose automatic, lines, running, json-lines or verses");
-  if (!name_of(planlm::text::splitter_names, o.splitter))
-    throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose icu or lines");
+  if (!in(format_list(), o.format)) throw input_error("--format: there is no format '" + o.format + "'; choose from " + format_list());
+  if (!in(splitter_list(), o.splitter))
+    throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose from " + splitter_list());
   if (o.score != "test" && o.score != "valid")
     throw input_error("--score: '" + o.score + "' is no part of the documents; choose test or valid");
   if (o.width % o.heads != 0)

@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <string>
 #include <vector>
-#include <nlohmann/json_fwd.hpp>
 
 namespace train_planner_lm {
 
@@ -13,6 +12,7 @@ inline const std::vector<std::string> all_variants{"none",          "fixed",    
                                                    "straight-through", "gumbel",    "mixture-joint-delayed", "mixture-joint",
                                                    "oracle-oracle"};
 
+/// A flag that changes the numbers is also listed in results.cpp, where a run is told from another.
 struct options {
   std::filesystem::path text, test_text, out;
   std::string format = "automatic", splitter = "icu", score = "test";
@@ -28,10 +28,11 @@ struct options {
   double base_epochs = 2, variant_epochs = 1, planner_epochs = 12;
   int base_steps = 0, variant_steps = 0, planner_steps = 0;
   double base_rate = 2e-3, adapter_rate = 5e-3, planner_rate = 5e-4, joint_planner_rate = 5e-4, clip = 1.0;
-
-  /// What decides the numbers: two runs with equal config and text compute the same.
-  nlohmann::ordered_json config() const;
 };
+
+/// Values of --format and --splitter, separated by commas. Defined where text is read.
+std::string format_list();
+std::string splitter_list();
 
 /// Fills `o` from the command line. Returns false when the program is done (help); `status` is its exit status then.
 /// Errors: input_error naming the flag.

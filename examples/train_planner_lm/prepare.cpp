@@ -39,7 +39,17 @@ text::corpus read(const std::filesystem::path& path, const options& o) {
                                                     value_of(text::splitter_names, o.splitter)});
 }
 
+template <class Names>
+std::string list_of(const Names& names) {
+  std::string list;
+  for (const auto& n : names) list += (list.empty() ? "" : ", ") + std::string(n.first);
+  return list;
+}
+
 }  // namespace
+
+std::string format_list() { return list_of(text::corpus_format_names); }
+std::string splitter_list() { return list_of(text::splitter_names); }
 
 data load(const options& o) {
   text::corpus corpus = read(o.text, o);

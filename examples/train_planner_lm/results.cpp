@@ -1,25 +1,31 @@
-/// Rows of results.json, there and back, and the table.
+/// run.json and results.json, there and back, and the table.
 #include "results.hpp"
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <planlm/core/error.hpp>
+#include <planlm/io/run_folder.hpp>
 #include <planlm/io/table.hpp>
 
 namespace train_planner_lm {
 namespace {
 
-nlohmann::ordered_json to_json(const std::vector<document_loss>& documents) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+using json = nlohmann::ordered_json;
+
+json to_json(const std::vector<document_loss>& documents) {
+  json list = json::array();
   for (const document_loss& d : documents) list.push_back({{"nll", d.nll}, {"tokens", d.tokens}});
   return list;
 }
-std::vector<document_loss> losses_from(const nlohmann::ordered_json& list) {
+std::vector<document_loss> losses_from(const json& list) {
   std::vector<document_loss> documents;
   for (const auto& d : list) documents.push_back({d.at("nll").get<double>(), d.at("tokens").get<index_t>()});
   return documents;
 }
-variant_result result_from(const nlohmann::ordered_json& j) {
+variant_result result_from(const json& j) {
   variant_result r{j.at("name"), j.at("seed"), losses_from(j.at("documents")), j.at("planner").at("accuracy"),
                    j.at("planner").at("cross_entropy"), j.at("planner").at("entropy"), j.at("tokens_per_second"), j.at("seconds"), {}};
   if (j.contains("checks"))
@@ -52,11 +58,8 @@ std::string difference(const std::map<int, std::vector<document_loss>>& a, const
   if (mine[0].size() < 2) return (d.value < 0 ? "" : "+") + with_digits(d.value, 4) + " [one document]";
   return with_interval(d.value, d.lower, d.upper, 4) + (d.significant() ? " *" : "");
 }
-
-}  // namespace
-
-nlohmann::ordered_json to_json(const variant_result& r) {
-  nlohmann::ordered_json j{{"name", r.name}, {"seed", r.seed}, {"test_nll", r.nll()}, {"test_ppl", std::exp(r.nll())},
+json to_json(const variant_result& r) {
+  json j{{"name", r.name}, {"seed", r.seed}, {"test_nll", r.nll()}, {"test_ppl", std::exp(r.nll())},
                            {"documents", to_json(r.documents)},
                            {"planner", {{"accuracy", r.accuracy}, {"cross_entropy", r.cross_entropy}, {"entropy", r.entropy}}},
                            {"tokens_per_second", r.tokens_per_second}, {"seconds", r.seconds}};
@@ -64,13 +67,85 @@ nlohmann::ordered_json to_json(const variant_result& r) {
     j["checks"][name] = {{"test_nll", nats_per_token(documents)}, {"documents", to_json(documents)}};
   return j;
 }
+json to_json(const work& w) {
+  return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
+}
 
-std::vector<variant_result> read_results(const std::filesystem::path& file) {
+/// What decides the numbers: two runs with equal config, text and steps compute the same.
+json config_of(const options& o) {
+  return {{"format", o.format}, {"splitter", o.splitter}, {"score", o.score}, {"layers", o.layers}, {"width", o.width}, {"heads", o.heads},
+          {"length", o.length}, {"vocabulary", o.vocabulary}, {"first_adapted", o.first_adapted}, {"labels", o.labels},
+          {"label_width", o.label_width}, {"context", o.context}, {"planner_layers", o.planner_layers},
+          {"planner_heads", o.planner_heads}, {"planner_inner", o.planner_inner}, {"batch", o.batch}, {"variant_batch", o.variant_batch},
+          {"planner_batch", o.planner_batch}, {"base_rate", o.base_rate}, {"adapter_rate", o.adapter_rate},
+          {"planner_rate", o.planner_rate}, {"joint_planner_rate", o.joint_planner_rate}, {"clip", o.clip}};
+}
+json identity_of(const run_description& run) {
+  json identity = config_of(run.flags);
+  identity["text"] = std::to_string(run.text);
+  return identity;
+}
+
+}  // namespace
+
+work settle(const run_folder& folder, const run_description& run, const std::function<work()>& plan) {
+  const options& o = run.flags;
+  const auto file = folder.file("run.json");
+  const json asked{{"base_epochs", o.base_epochs}, {"planner_epochs", o.planner_epochs}, {"variant_epochs", o.variant_epochs},
+                   {"base_steps", o.base_steps}, {"planner_steps", o.planner_steps}, {"variant_steps", o.variant_steps}};
+  if (!std::filesystem::exists(file)) {
+    const work w = plan();
+    folder.write_json("run.json", {{"identity", identity_of(run)}, {"asked", asked}, {"minutes", o.minutes}, {"steps", to_json(w)},
+                                   {"command", run.command}});
+    return w;
+  }
+  try {
+    std::ifstream in(file);
+    const json before = json::parse(in);
+    const auto compare = [&](const json& theirs, const json& ours) {
+      for (const auto& [key, value] : ours.items()) {
+        if (theirs.at(key) == value) continue;
+        std::string flag = "--" + key;
+        std::replace(flag.begin(), flag.end(), '_', '-');
+        throw input_error(o.out.string() + ": holds a run " +
+                          (key == "text" ? "on another text" : "with " + flag + " " + theirs.at(key).dump() + ", this one has " + value.dump()) +
+                          "; choose another --out or remove the folder");
+      }
+    };
+    compare(before.at("identity"), identity_of(run));
+    compare(before.at("asked"), asked);
+    if (before.at("minutes") != o.minutes) std::cerr << "--minutes changes nothing: the steps of this run were fixed when it began\n";
+    const json& w = before.at("steps");
+    return {w.at("base"), w.at("planner"), w.at("variant")};
+  } catch (const json::exception&) {
+    throw input_error(file.string() + ": is not a run description of this program; choose another --out");
+  }
+}
+
+std::string identity(const run_description& run, const work& w) {
+  json all = identity_of(run);
+  all["steps"] = to_json(w);
+  return all.dump();
+}
+
+void write_results(const run_folder& folder, const run_description& run, const work& w, const std::vector<std::string>& reports,
+                   const std::vector<variant_result>& results) {
+  json config = identity_of(run), list = json::array();
+  config["steps"] = to_json(w);
+  config["threads"] = run.flags.threads;
+  config["command"] = run.command;
+  config["labels_report"] = reports;
+  for (const variant_result& r : results) list.push_back(to_json(r));
+  folder.write_json("results.json", {{"corpus", run.corpus}, {"config", config}, {"variants", list}});
+}
+
+std::vector<variant_result> read_results(const run_folder& folder) {
   std::vector<variant_result> results;
+  const auto file = folder.file("results.json");
   if (!std::filesystem::exists(file)) return results;
   try {
     std::ifstream in(file);
-    const auto before = nlohmann::ordered_json::parse(in);
+    const auto before = json::parse(in);
     for (const auto& v : before.at("variants")) results.push_back(result_from(v));
   } catch (const nlohmann::json::exception&) {
     throw input_error(file.string() + ": is not a results file of this program; remove it or choose another --out");

@@ -73,6 +73,7 @@ run::summary run::stage(const stage_state& state, const std::function<step_resul
     cx_.random = cx_.random.at_step(static_cast<std::uint32_t>(s));
     const step_result r = step(s);
     if (!std::isfinite(r.loss)) fail(std::isnan(r.loss) ? "the loss is not a number" : "the loss is infinite", where(s));
+    if (!std::isfinite(r.gradient)) fail("the gradient is not a finite number", where(s));
     const bool last = s + 1 == state.steps, logged = last || (s + 1) % std::max<index_t>(1, state.steps / 100) == 0;
     // A policy that passes on the largest logit hides a planner that is lost.
     if (logged)

@@ -40,6 +40,7 @@ trained_part part_of(const std::string& name, Store& store, adamw<B>* optimiser 
 struct step_result {
   double loss;
   index_t tokens;
+  double gradient;  // its norm; an optimiser skips a step where that is no finite number
 };
 
 /// What a stage is called, how long it is, and all that changes in it: going on needs every bit of that.
