@@ -20,22 +20,27 @@
 namespace {
 std::atomic<long> allocations{0};
 
-void* counted(std::size_t bytes, std::size_t alignment) {
+// Not inlined: g++ would see malloc and free where it expects new and delete, and warn.
+[[gnu::noinline]] void* counted(std::size_t bytes, std::size_t alignment) {
   ++allocations;
   void* p = std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
   if (!p) throw std::bad_alloc{};
   return p;
 }
+[[gnu::noinline]] void release(void* p) { std::free(p); }
 }  // namespace
 
 void* operator new(std::size_t bytes) { return counted(bytes, 16); }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return counted(bytes, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+// The address sanitizer has its own of every form not replaced, which would not pair with the deletes here.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 16); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { release(p); }
+void operator delete(void* p) noexcept { release(p); }
+void operator delete(void* p, std::size_t) noexcept { release(p); }
+void operator delete(void* p, std::align_val_t) noexcept { release(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { release(p); }
 
 using namespace planlm;
 using testing::flat_view;
