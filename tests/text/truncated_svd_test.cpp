@@ -74,10 +74,13 @@ TEST_CASE("singular vectors are orthonormal eigenvectors of A^T A with falling e
 
 TEST_CASE("components beyond the rank are zero, and so are components beyond the number of columns") {
   // Rank 2: the third row is the sum of the others.
-  const auto r = right_singular_vectors(sparse({{1, 2, 0, 0}, {0, 0, 3, 1}, {1, 2, 3, 1}}), 4, 6);
-  for (std::size_t row = 0; row < 4; ++row) {
-    REQUIRE(r[row * 6] != 0);
-    for (std::size_t k = 2; k < 6; ++k) REQUIRE(r[row * 6 + k] == 0);
+  for (const int rounds : {0, 8}) {
+    const auto r =
+        right_singular_vectors(sparse({{1, 2, 0, 0}, {0, 0, 3, 1}, {1, 2, 3, 1}}), 4, 6, {rounds, 16, 0, 1});
+    for (std::size_t row = 0; row < 4; ++row) {
+      REQUIRE(r[row * 6] != 0);
+      for (std::size_t k = 2; k < 6; ++k) REQUIRE(r[row * 6 + k] == 0);
+    }
   }
   for (const float v : right_singular_vectors(sparse({{0, 0}, {0, 0}}), 2, 2)) REQUIRE(v == 0);
 }

@@ -6,7 +6,7 @@
 /// The cross-entropy of the bigram critic (nats a prediction) is the bar that a planner must clear; exp of
 /// it on generated text is the latent perplexity (2404.00614, after the model criticism of Deng et al.).
 /// <bos> starts every document and is never predicted. Whether <eos> is an outcome is a `document_end`:
-///   ignored    (default) K outcomes: comparable with a planner's cross-entropy; a uniform critic has perplexity K
+///   ignored    (default) K outcomes, as a planner has; a uniform critic has perplexity K
 ///   predicted  K + 1 outcomes, one more prediction a document; a uniform critic has perplexity K + 1
 ///
 /// errors  shape_error for a label outside 0 .. K-1, offsets that do not ascend, delta < 0
