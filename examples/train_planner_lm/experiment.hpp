@@ -11,7 +11,7 @@
 
 namespace train_planner_lm {
 
-/// Placeholder for oracle{labels of the batch}.
+/// Stands for oracle{labels of the batch}, which exist only once the batch does.
 struct oracle_labels {};
 using policy = std::variant<fixed, uniform, hard, sampled, mixture, top_k, straight_through, gumbel_softmax, oracle_labels>;
 
