@@ -1,4 +1,4 @@
-# `cmake --install`: the headers and a package for find_package(planlm [COMPONENTS text]).
+# `cmake --install`: the headers and a package for find_package(planlm [COMPONENTS text cuda]).
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(planlm_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/planlm)
@@ -20,5 +20,6 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/planlm-config-versi
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/planlm-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/planlm-config-version.cmake
               cmake/planlm-text.cmake
+              cmake/planlm-cuda.cmake
         DESTINATION ${planlm_package_dir})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/planlm)

@@ -1,7 +1,8 @@
 # Configures, builds and runs a project that uses planlm, in a fresh folder.
 #   cmake -DPROJECT=... -DPLANLM_SOURCE=... -DPLANLM_BINARY=... -DWORK=... -DGENERATOR=... -DCXX=...
-#         [-DINSTALL=ON] [-DFAILS_WITH=REGEX] -P consumer.cmake
+#         [-DINSTALL=ON] [-DCUDA=NVCC] [-DFAILS_WITH=REGEX] -P consumer.cmake
 # INSTALL: planlm is installed first, and the installed tree moved, since a package must not remember where it was made.
+# CUDA: the project has CUDA sources; the compiler for them. One architecture will do here.
 # FAILS_WITH: the project does not configure, and the message matches.
 cmake_minimum_required(VERSION 3.22)
 
@@ -16,6 +17,9 @@ endfunction()
 
 file(REMOVE_RECURSE ${WORK})
 set(configure ${CMAKE_COMMAND} -G ${GENERATOR} -S ${PROJECT} -B ${WORK}/build -DCMAKE_CXX_COMPILER=${CXX})
+if(CUDA)
+  list(APPEND configure -DCMAKE_CUDA_COMPILER=${CUDA} -DCMAKE_CUDA_HOST_COMPILER=${CXX} -DCMAKE_CUDA_ARCHITECTURES=90a)
+endif()
 if(INSTALL)
   step(${CMAKE_COMMAND} --install ${PLANLM_BINARY} --prefix ${WORK}/made)
   file(RENAME ${WORK}/made ${WORK}/moved)

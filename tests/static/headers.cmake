@@ -1,16 +1,21 @@
 # Every header of one folder compiles alone and included twice, whatever macros a system header left behind.
 # In nvcc the headers of the folder share one translation unit, and those of backend/cpu and those that reach it, Eigen or
 # an optional library are left out: they are for the host compiler.
-#   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=...] -P headers.cmake
+# CUDA: the .cuh of the folder instead, each alone and twice, in nvcc's front ends.
+#   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=... [-DCUDA=ON]] -P headers.cmake
 include(${CMAKE_CURRENT_LIST_DIR}/compile.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/../../cmake/includes.cmake)
 
 stop_unless_able()
 
+set(ending hpp)
+if(CUDA)
+  set(ending cuh)
+endif()
 if(FOLDER STREQUAL ".")
-  file(GLOB headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/*.hpp)
+  file(GLOB headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/*.${ending})
 else()
-  file(GLOB_RECURSE headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/${FOLDER}/*.hpp)
+  file(GLOB_RECURSE headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/${FOLDER}/*.${ending})
 endif()
 
 # Names that system headers define as macros: <termios.h>, <sys/sysmacros.h> and Windows' <rpcndr.h>. Here they are errors.
@@ -23,6 +28,16 @@ set(together "${traps}")
 foreach(header IN LISTS headers)
   planlm_reaches(${PLANLM_INCLUDE}/planlm/${header} reached)
   set(twice "#include <planlm/${header}>\n#include <planlm/${header}>\n")
+  if(CUDA)
+    file(WRITE ${WORK}/header.cu "${twice}")
+    compile(${WORK}/header.cu status text -arch=sm_80 -fdevice-syntax-only -cuda -Werror all-warnings)
+    math(EXPR checked "${checked} + 1")
+    if(NOT status EQUAL 0)
+      message("${text}")
+      message(SEND_ERROR "planlm/${header} does not compile alone in nvcc")
+    endif()
+    continue()
+  endif()
   if(NVCC)
     if(NOT reached AND NOT header MATCHES "^backend/cpu")
       string(APPEND together "${twice}")
@@ -42,7 +57,7 @@ foreach(header IN LISTS headers)
   endif()
 endforeach()
 
-if(NVCC)
+if(NVCC AND NOT CUDA)
   file(WRITE ${WORK}/headers.cu "${together}")
   compile(${WORK}/headers.cu status text -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror)
   if(NOT status EQUAL 0)
