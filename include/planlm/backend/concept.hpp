@@ -68,7 +68,7 @@ template <class B>
 concept HasLoops = requires(typename B::queue& q, index_t n, view<typename B::real, 1, typename B::space> y) {
   B::for_each(q, n, archetype::index_function{});
   B::for_rows(q, n, archetype::row_function{});
-  B::add_column_sums(q, n, n, archetype::entry_function<typename B::real>{}, y);
+  B::add_column_sums(q, n, n, archetype::entry_function<typename B::accum>{}, y);
 } || because<"Backend: needs for_each(queue, n, f), for_rows(queue, rows, f) and add_column_sums(queue, rows, cols, f, y)", B>();
 
 template <class B>
@@ -77,7 +77,8 @@ concept HasProducts = requires(typename B::queue& q, operand<const typename B::r
   B::gemm_batched(q, typename B::real(1), a, n, a, n, c, n, n, into::replace);
 } || because<"Backend: needs gemm(queue, alpha, A, B, C, into) and gemm_batched (the same with a step between operands and a count)", B>();
 
-/// The one template parameter of layers and models: device and number type.
+/// The one template parameter of layers and models: device and number types. `real` is what lies in memory, `accum` what is computed in:
+/// the same, or a wider one (bfloat16 and float); then a kernel rounds once, when it stores.
 template <class B>
 concept Backend = HasElementTypes<B> && HasMemory<B> && HasLoops<B> && HasProducts<B>;
 
@@ -96,6 +97,11 @@ template <Backend B, int R = 2>
 using tensor = view<typename B::real, R, typename B::space>;
 template <Backend B, int R = 2>
 using const_tensor = view<const typename B::real, R, typename B::space>;
+/// What values of backend B are summed and measured in: statistics of rows, losses, weights of rows, an optimiser's memory.
+template <Backend B, int R = 1>
+using accum_tensor = view<typename B::accum, R, typename B::space>;
+template <Backend B, int R = 1>
+using const_accum_tensor = view<const typename B::accum, R, typename B::space>;
 /// Token, label, sentence or row numbers.
 template <Backend B>
 using indices = view<const int, 1, typename B::space>;

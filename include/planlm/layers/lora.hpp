@@ -28,8 +28,7 @@ struct lora {
     f(matrix_spec("b", base.out, rank, initial::zeros), p.b...);
   }
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x) const {
-    using T = typename B::real;
-    const T scale = T(alpha / double(rank));
+    const auto scale = static_cast<typename B::accum>(alpha / double(rank));
     auto [y, base_pullback] = base(cx, p.base, x);                        // (N, out)
     auto low = ops::matmul_nt(cx, x, const_tensor<B>(p.a));               // (N, rank)
     B::gemm(cx.queue(), scale, plain(const_tensor<B>(low)), transposed(const_tensor<B>(p.b)), plain(y), into::add);

@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 #include <planlm/ops/sequences.hpp>
 
@@ -20,7 +21,7 @@ struct attention_shape {
 /// A backend with an attention that never holds a whole T x T matrix.
 template <class B>
 concept HasFusedAttention =
-    requires(typename B::queue& q, attention_shape shape, const_tensor<B> x, tensor<B> y, tensor<B> lse, sequences<B> s) {
+    requires(typename B::queue& q, attention_shape shape, const_tensor<B> x, tensor<B> y, accum_tensor<B, 2> lse, sequences<B> s) {
       B::attention(q, shape, x, s, y, lse);
       B::attention_pullback(q, shape, x, s, x, lse, x, y);
     };
@@ -31,39 +32,41 @@ namespace kernel {
 /// Row r of a square score matrix becomes its softmax over the keys it may see; keeps log sum exp.
 template <class T>
 struct masked_softmax {
+  using A = accum_of<T>;
   T* p;
-  T* lse;
+  A* lse;
   index_t cols, lse_stride;
-  T scale;
+  A scale;
   bool causal;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     T* row = p + r * cols;
-    const T s = scale;
+    const A s = scale;
     const index_t n = causal ? r + 1 : cols;
-    const T top = team.template max<T>(n, [=](index_t i) { return row[i]; });
-    const T total = team.template sum<T>(n, [=](index_t i) { return math::exp(s * (row[i] - top)); });
-    const T inverse = T(1) / total;
+    const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
+    const A total = team.template sum<A>(n, [=](index_t i) { return math::exp(s * (A(row[i]) - top)); });
+    const A inverse = A(1) / total;
     team.sync();
-    team.for_each(cols, [=](index_t i) { row[i] = i < n ? math::exp(s * (row[i] - top)) * inverse : T(0); });
+    team.for_each(cols, [=](index_t i) { row[i] = i < n ? math::exp(s * (A(row[i]) - top)) * inverse : A(0); });
     if (team.leader()) lse[r * lse_stride] = s * top + math::log(total);
   }
 };
 /// dS = scale P o (dP - rowsum(P o dP)), in place of dP.
 template <class T>
 struct masked_softmax_pullback {
+  using A = accum_of<T>;
   const T* p;
   T* dp;
   index_t cols;
-  T scale;
+  A scale;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const T* w = p + r * cols;
     T* d = dp + r * cols;
-    const T s = scale;
-    const T mean = team.template sum<T>(cols, [=](index_t i) { return w[i] * d[i]; });
+    const A s = scale;
+    const A mean = team.template sum<A>(cols, [=](index_t i) { return A(w[i]) * A(d[i]); });
     team.sync();
-    team.for_each(cols, [=](index_t i) { d[i] = s * w[i] * (d[i] - mean); });
+    team.for_each(cols, [=](index_t i) { d[i] = s * A(w[i]) * (A(d[i]) - mean); });
   }
 };
 }  // namespace kernel
@@ -71,7 +74,8 @@ struct masked_softmax_pullback {
 /// What attention returns: its output (N, heads * width) and log sum exp (N, heads) for the pullback.
 template <Backend B>
 struct attention_result {
-  tensor<B> y, lse;
+  tensor<B> y;
+  accum_tensor<B, 2> lse;
 };
 
 /// The plain composition: one T x T score matrix per sequence and head. The oracle of every fused attention.
@@ -79,9 +83,10 @@ struct attention_result {
 template <Backend B>
 attention_result<B> attention_plain(context<B>& cx, attention_shape shape, const_tensor<B> qkv, sequences<B> seq) {
   using T = typename B::real;
+  using A = typename B::accum;
   const index_t d = shape.width, ld = shape.packed_width();
   auto y = cx.make(qkv.rows(), shape.query_width());
-  auto lse = cx.make(qkv.rows(), shape.heads);
+  auto lse = cx.template make_of<A>(qkv.rows(), shape.heads);
   for (index_t s = 0; s < seq.count(); ++s)
     for (index_t h = 0; h < shape.heads; ++h) {
       auto scope = cx.scope();
@@ -92,7 +97,7 @@ attention_result<B> attention_plain(context<B>& cx, attention_shape shape, const
       auto p = cx.make(n, n);
       B::gemm(cx.queue(), 1, {q, n, d, ld, 1}, {k, d, n, 1, ld}, plain(p), into::replace);
       B::for_rows(cx.queue(), n,
-                  kernel::masked_softmax<T>{p.data, lse.row(begin) + h, n, shape.heads, T(1 / std::sqrt(double(d))), shape.causal});
+                  kernel::masked_softmax<T>{p.data, lse.row(begin) + h, n, shape.heads, A(1 / std::sqrt(double(d))), shape.causal});
       B::gemm(cx.queue(), 1, {p.data, n, n, n, 1}, {v, n, d, ld, 1}, {y.row(begin) + h * d, n, d, y.cols(), 1}, into::replace);
     }
   return {y, lse};
@@ -101,6 +106,7 @@ attention_result<B> attention_plain(context<B>& cx, attention_shape shape, const
 template <Backend B>
 tensor<B> attention_plain_pullback(context<B>& cx, attention_shape shape, const_tensor<B> qkv, sequences<B> seq, const_tensor<B> dy) {
   using T = typename B::real;
+  using A = typename B::accum;
   const index_t d = shape.width, ld = shape.packed_width(), ldy = shape.query_width();
   auto dqkv = cx.make_zero(qkv.rows(), ld);
   for (index_t s = 0; s < seq.count(); ++s)
@@ -108,9 +114,9 @@ tensor<B> attention_plain_pullback(context<B>& cx, attention_shape shape, const_
       auto scope = cx.scope();
       const index_t begin = seq.host_offsets[s], n = seq.host_offsets[s + 1] - begin, group = h / (shape.heads / shape.kv_heads);
       const index_t at_q = begin * ld + h * d, at_k = begin * ld + shape.query_width() + group * d, at_v = at_k + shape.kv_width();
-      const T scale = T(1 / std::sqrt(double(d)));
+      const A scale = A(1 / std::sqrt(double(d)));
       auto p = cx.make(n, n), dp = cx.make(n, n);
-      auto lse = cx.make(n);
+      auto lse = cx.template make_of<A>(n);
       const T* g = dy.row(begin) + h * d;
       B::gemm(cx.queue(), 1, {qkv.data + at_q, n, d, ld, 1}, {qkv.data + at_k, d, n, 1, ld}, plain(p), into::replace);
       B::for_rows(cx.queue(), n, kernel::masked_softmax<T>{p.data, lse.data, n, 1, scale, shape.causal});
@@ -128,7 +134,7 @@ template <Backend B>
 attention_result<B> attention(context<B>& cx, attention_shape shape, const_tensor<B> qkv, sequences<B> seq) {
   if constexpr (HasFusedAttention<B>) {
     auto y = cx.make(qkv.rows(), shape.query_width());
-    auto lse = cx.make(qkv.rows(), shape.heads);
+    auto lse = cx.template make_of<typename B::accum>(qkv.rows(), shape.heads);
     B::attention(cx.queue(), shape, qkv, seq, y, lse);
     return {y, lse};
   } else {

@@ -1,6 +1,8 @@
 /// Elementwise mathematics: value and derivative side by side, written once for every backend.
 #pragma once
+#include <cstdint>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 
 namespace planlm::ops {
@@ -52,33 +54,33 @@ template <class F, class T>
 struct map {
   const T* x;
   T* y;
-  PLANLM_HD void operator()(index_t i) const { y[i] = F::f(x[i]); }
+  PLANLM_HD void operator()(index_t i) const { y[i] = F::f(accum_of<T>(x[i])); }
 };
 template <class F, class T>
 struct map_pullback {
   const T *x, *dy;
   T* dx;
-  PLANLM_HD void operator()(index_t i) const { dx[i] = dy[i] * F::df(x[i]); }
+  PLANLM_HD void operator()(index_t i) const { dx[i] = accum_of<T>(dy[i]) * F::df(accum_of<T>(x[i])); }
 };
 template <class T>
 struct sum {
   const T *a, *b;
   T* y;
-  PLANLM_HD void operator()(index_t i) const { y[i] = a[i] + b[i]; }
+  PLANLM_HD void operator()(index_t i) const { y[i] = accum_of<T>(a[i]) + accum_of<T>(b[i]); }
 };
 template <class T>
 struct add_scaled {
-  T scale;
+  accum_of<T> scale;
   const T* x;
   T* y;
-  PLANLM_HD void operator()(index_t i) const { y[i] += scale * x[i]; }
+  PLANLM_HD void operator()(index_t i) const { y[i] += scale * accum_of<T>(x[i]); }
 };
 template <class T>
 struct scale {
-  T factor;
+  accum_of<T> factor;
   const T* x;
   T* y;
-  PLANLM_HD void operator()(index_t i) const { y[i] = factor * x[i]; }
+  PLANLM_HD void operator()(index_t i) const { y[i] = factor * accum_of<T>(x[i]); }
 };
 template <class T>
 struct fill {
@@ -96,10 +98,10 @@ struct dropout {
   T* y;
   PLANLM_HD void operator()(index_t block) const {
     const random_block bits = random.bits(static_cast<std::uint64_t>(block), 0);
-    const T kept = T(1.0 / (1.0 - rate));
+    const auto kept = accum_of<T>(1.0 / (1.0 - rate));
     for (index_t j = 0; j < 4; ++j) {
       const index_t i = 4 * block + j;
-      if (i < n) y[i] = unit_interval(bits.word[j]) < rate ? T(0) : kept * x[i];
+      if (i < n) y[i] = unit_interval(bits.word[j]) < rate ? T(0) : T(kept * accum_of<T>(x[i]));
     }
   }
 };
@@ -128,20 +130,21 @@ tensor<B> sum(context<B>& cx, const_tensor<B> a, const_tensor<B> b) {
 }
 /// y += scale x.
 template <Backend B>
-void add_to(context<B>& cx, const_tensor<B> x, tensor<B> y, typename B::real scale = 1) {
+void add_to(context<B>& cx, const_tensor<B> x, tensor<B> y, typename B::accum scale = 1) {
   B::for_each(cx.queue(), x.size(), kernel::add_scaled<typename B::real>{scale, x.data, y.data});
 }
 /// factor x.
 template <Backend B>
-tensor<B> scaled(context<B>& cx, const_tensor<B> x, typename B::real factor) {
+tensor<B> scaled(context<B>& cx, const_tensor<B> x, typename B::accum factor) {
   auto y = cx.make(x.rows(), x.cols());
   B::for_each(cx.queue(), x.size(), kernel::scale<typename B::real>{factor, x.data, y.data});
   return y;
 }
 /// Every element of y becomes `value`.
 template <Backend B, int R>
-void fill(context<B>& cx, view<typename B::real, R, typename B::space> y, typename B::real value) {
-  B::for_each(cx.queue(), y.size(), kernel::fill<typename B::real>{value, y.data});
+void fill(context<B>& cx, view<typename B::real, R, typename B::space> y, typename B::accum value) {
+  using T = typename B::real;
+  B::for_each(cx.queue(), y.size(), kernel::fill<T>{T(value), y.data});
 }
 /// Zero with probability `rate`, else divided by 1 - rate. The same `random` gives the same mask, so nothing is stored for the pullback.
 template <Backend B>

@@ -1,6 +1,9 @@
 /// Rows picked by number, and their sum back: embeddings, and the plan of a sentence spread over its tokens.
 #pragma once
+#include <cstddef>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 
 namespace planlm::ops {
 
@@ -20,7 +23,7 @@ struct gather_rows {
     const T* base = x ? x + r * cols : nullptr;
     T* to = y + r * cols;
     if (from < 0) team.for_each(cols, [=](index_t c) { to[c] = base ? base[c] : T(0); });
-    else if (base) team.for_each(cols, [=](index_t c) { to[c] = base[c] + source[c]; });
+    else if (base) team.for_each(cols, [=](index_t c) { to[c] = accum_of<T>(base[c]) + accum_of<T>(source[c]); });
     else team.for_each(cols, [=](index_t c) { to[c] = source[c]; });
   }
 };
@@ -43,6 +46,51 @@ struct scatter_add_rows {
     }
   }
 };
+/// next[r]: the first row after r with the same id, -1 if there is none; follows[next[r]] = 1. Rows with an id below 0 are in no chain.
+struct chain_rows {
+  const int* id;
+  int *next, *follows;
+  index_t rows;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    constexpr index_t block = 1024;
+    const int wanted = id[r];
+    index_t found = 0;
+    for (index_t begin = r + 1; wanted >= 0 && found == 0 && begin < rows; begin += block) {
+      const int* from = id + begin;
+      const index_t n = rows - begin < block ? rows - begin : block;
+      const index_t most = team.template max<index_t>(n, [=](index_t i) { return from[i] == wanted ? n - i : index_t{0}; });
+      if (most > 0) found = begin + n - most;
+    }
+    if (!team.leader()) return;
+    next[r] = found > 0 ? static_cast<int>(found) : -1;
+    if (found > 0) follows[found] = 1;
+  }
+};
+/// table[id] += the rows of one chain, for one block of columns: summed in A, rounded once. Row number r * blocks + b of the launch is the
+/// chain that begins at row r; rows that follow another have nothing to do.
+template <class T>
+struct scatter_add_chains {
+  const T* dy;
+  const int *id, *next, *follows;
+  T* table;
+  index_t cols, block, blocks;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t task) const {
+    using A = accum_of<T>;
+    const index_t r = task / blocks, begin = task % blocks * block, width = cols;
+    if (id[r] < 0 || follows[r]) return;
+    const index_t n = width - begin < block ? width - begin : block;
+    const T* from = dy + begin;
+    const int* link = next;
+    T* to = table + static_cast<index_t>(id[r]) * width + begin;
+    team.for_each(n, [=](index_t c) {
+      A total = to[c];
+      for (index_t at = r; at >= 0; at = link[at]) total += A(from[at * width + c]);
+      to[c] = total;
+    });
+  }
+};
 }  // namespace kernel
 
 /// table (K, C), ids (N) -> (N, C).
@@ -62,9 +110,21 @@ tensor<B> add_gathered_rows(context<B>& cx, const_tensor<B> x, const_tensor<B> t
 /// dtable[ids] += dy: the pullback of gather_rows, and, over sentences, the segment sum. Deterministic.
 template <Backend B>
 void scatter_add_rows(context<B>& cx, const_tensor<B> dy, indices<B> ids, tensor<B> dtable) {
+  using T = typename B::real;
   constexpr index_t block = 64;
-  B::for_rows(cx.queue(), (dy.cols() + block - 1) / block,
-              kernel::scatter_add_rows<typename B::real>{dy.data, ids.data, dtable.data, dy.rows(), dy.cols(), block});
+  const index_t blocks = (dy.cols() + block - 1) / block;
+  if constexpr (std::is_same_v<T, typename B::accum>) {
+    B::for_rows(cx.queue(), blocks, kernel::scatter_add_rows<T>{dy.data, ids.data, dtable.data, dy.rows(), dy.cols(), block});
+  } else {
+    // Added one by one in memory, rows that meet in one place would be rounded each time.
+    auto scope = cx.scope();
+    const index_t rows = ids.size();
+    auto next = cx.template make_of<int>(rows), follows = cx.template make_of<int>(rows);
+    B::zero(cx.queue(), follows.data, static_cast<std::size_t>(rows) * sizeof(int));
+    B::for_rows(cx.queue(), rows, kernel::chain_rows{ids.data, next.data, follows.data, rows});
+    B::for_rows(cx.queue(), rows * blocks, kernel::scatter_add_chains<T>{dy.data, ids.data, next.data, follows.data, dtable.data, dy.cols(),
+                                                                         block, blocks});
+  }
 }
 /// Sums of the rows of x (N, C) by segment number (N) -> (segments, C).
 template <Backend B>

@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 
 namespace planlm {
 
@@ -24,7 +25,7 @@ template <class T>
 struct entry {
   const T* x;
   index_t cols;
-  PLANLM_HD T operator()(index_t r, index_t c) const { return x[r * cols + c]; }
+  PLANLM_HD accum_of<T> operator()(index_t r, index_t c) const { return x[r * cols + c]; }
 };
 }  // namespace kernel
 

@@ -1,6 +1,7 @@
 /// One row per sequence: the mean of its rows.
 #pragma once
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/ops/sequences.hpp>
 
 namespace planlm::ops {
@@ -15,11 +16,13 @@ struct mean_pool {
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t s) const {
     const index_t begin = offset[s], end = offset[s + 1], n = cols;
-    const T *from = x, inverse = T(1) / T(end - begin);
+    using A = accum_of<T>;
+    const T* from = x;
+    const A inverse = A(1) / A(end - begin);
     T* to = y + s * n;
     team.for_each(n, [=](index_t c) {
-      T total = 0;
-      for (index_t r = begin; r < end; ++r) total += from[r * n + c];
+      A total = 0;
+      for (index_t r = begin; r < end; ++r) total += A(from[r * n + c]);
       to[c] = total * inverse;
     });
   }
@@ -33,10 +36,12 @@ struct mean_pool_pullback {
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t s) const {
     const index_t begin = offset[s], end = offset[s + 1], n = cols;
-    const T *from = dy + s * n, inverse = T(1) / T(end - begin);
+    using A = accum_of<T>;
+    const T* from = dy + s * n;
+    const A inverse = A(1) / A(end - begin);
     T* to = dx;
     team.for_each(n, [=](index_t c) {
-      for (index_t r = begin; r < end; ++r) to[r * n + c] = from[c] * inverse;
+      for (index_t r = begin; r < end; ++r) to[r * n + c] = A(from[c]) * inverse;
     });
   }
 };

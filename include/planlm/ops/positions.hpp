@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 
 namespace planlm::ops {
 
@@ -15,12 +16,13 @@ struct add_sinusoids {
   index_t cols;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
+    using A = accum_of<T>;
     const T* from = x + r * cols;
     T* to = y + r * cols;
     const double pos = position[r], width = static_cast<double>(cols);
     team.for_each(cols, [=](index_t c) {
       const double angle = pos * ::exp(-9.210340371976182736 * static_cast<double>(c - c % 2) / width);  // ln 10000
-      to[c] = from[c] + T(c % 2 ? ::cos(angle) : ::sin(angle));
+      to[c] = A(from[c]) + A(c % 2 ? ::cos(angle) : ::sin(angle));
     });
   }
 };
@@ -31,18 +33,19 @@ struct rotate {
   const int* position;
   index_t stride, heads, width;
   double log_base;
-  T direction;
+  accum_of<T> direction;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
+    using A = accum_of<T>;
     T* row = x + r * stride;
     const double pos = position[r], w = static_cast<double>(width), log_b = log_base;
     const index_t pairs = width / 2, d = width;
-    const T sign = direction;
+    const A sign = direction;
     team.for_each(heads * pairs, [=](index_t i) {
       const index_t at = i / pairs * d + 2 * (i % pairs);
       const double angle = pos * ::exp(-log_b * static_cast<double>(2 * (i % pairs)) / w);
-      const T c = T(::cos(angle)), s = sign * T(::sin(angle));
-      const T a = row[at], b = row[at + 1];
+      const A c = A(::cos(angle)), s = sign * A(::sin(angle));
+      const A a = row[at], b = row[at + 1];
       row[at] = a * c - b * s;
       row[at + 1] = a * s + b * c;
     });
@@ -61,9 +64,9 @@ tensor<B> add_sinusoids(context<B>& cx, const_tensor<B> x, indices<B> positions)
 /// [2104.09864, equation 34]
 template <Backend B>
 void rotate(context<B>& cx, tensor<B> x, index_t first, index_t heads, index_t width, indices<B> positions, double base, bool forward) {
-  using T = typename B::real;
-  B::for_rows(cx.queue(), x.rows(),
-              kernel::rotate<T>{x.data + first, positions.data, x.cols(), heads, width, std::log(base), forward ? T(1) : T(-1)});
+  using A = typename B::accum;
+  B::for_rows(cx.queue(), x.rows(), kernel::rotate<typename B::real>{x.data + first, positions.data, x.cols(), heads, width, std::log(base),
+                                                                     forward ? A(1) : A(-1)});
 }
 
 }  // namespace planlm::ops

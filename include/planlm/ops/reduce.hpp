@@ -6,7 +6,9 @@
 #pragma once
 #include <algorithm>
 #include <span>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 
 namespace planlm {
 
@@ -63,8 +65,8 @@ struct block_not_finite {
     const index_t begin = r * reduce_block, all = n;
     const index_t count = all - begin < reduce_block ? all - begin : reduce_block;
     const index_t most = team.template max<index_t>(count, [=](index_t i) {
-      const T v = from[begin + i];
-      return v - v == T(0) ? index_t{0} : all - begin - i;  // infinity - infinity is not a number
+      const accum_of<T> v = from[begin + i];
+      return v - v == accum_of<T>(0) ? index_t{0} : all - begin - i;  // infinity - infinity is not a number
     });
     if (team.leader()) part[r] = most;
   }
@@ -109,15 +111,15 @@ scalar<B> sum_of_squares(context<B>& cx, const_tensor<B, 1> x) {
 }
 
 /// The first index of x (n) that holds an infinity or a NaN, -1 if there is none -> (1).
-template <Backend B>
-view<index_t, 1, typename B::space> first_not_finite(context<B>& cx, const_tensor<B, 1> x) {
+template <Backend B, class T>
+view<index_t, 1, typename B::space> first_not_finite(context<B>& cx, view<T, 1, typename B::space> x) {
   auto y = cx.template make_of<index_t>(1);
   auto scope = cx.scope();
   const index_t parts = std::max<index_t>(reduce_blocks(x.size()), 1);
   auto part = cx.template make_of<index_t>(parts);
   B::zero(cx.queue(), part.data, static_cast<std::size_t>(parts) * sizeof(index_t));
   B::for_rows(cx.queue(), reduce_blocks(x.size()),
-              kernel::block_not_finite<typename B::real>{x.data, part.data, x.size()});
+              kernel::block_not_finite<std::remove_const_t<T>>{x.data, part.data, x.size()});
   B::for_rows(cx.queue(), 1, kernel::first_of_parts{part.data, y.data, parts, x.size()});
   return y;
 }

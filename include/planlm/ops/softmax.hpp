@@ -1,7 +1,9 @@
 /// Softmax of rows with a temperature, and its pullback.
 #pragma once
 #include <string>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 
 namespace planlm::ops {
@@ -9,39 +11,47 @@ namespace planlm::ops {
 namespace kernel {
 template <class T>
 struct softmax {
+  using A = accum_of<T>;
   const T* z;
   T* p;
   index_t cols;
-  T inverse_temperature;
+  A inverse_temperature;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const T* from = z + r * cols;
     T* to = p + r * cols;
-    const T beta = inverse_temperature;
-    const T top = team.template max<T>(cols, [=](index_t i) { return from[i]; });
-    const T total = team.template sum<T>(cols, [=](index_t i) {
-      const T e = math::exp(beta * (from[i] - top));
-      to[i] = e;
-      return e;
-    });
-    const T inverse = T(1) / total;
-    team.sync();
-    team.for_each(cols, [=](index_t i) { to[i] *= inverse; });
+    const A beta = inverse_temperature;
+    const A top = team.template max<A>(cols, [=](index_t i) { return A(from[i]); });
+    if constexpr (std::is_same_v<T, A>) {
+      const T total = team.template sum<T>(cols, [=](index_t i) {
+        const T e = math::exp(beta * (from[i] - top));
+        to[i] = e;
+        return e;
+      });
+      const T inverse = T(1) / total;
+      team.sync();
+      team.for_each(cols, [=](index_t i) { to[i] *= inverse; });
+    } else {  // the exponentials again rather than rounded twice
+      const A inverse = A(1) / team.template sum<A>(cols, [=](index_t i) { return math::exp(beta * (A(from[i]) - top)); });
+      team.sync();
+      team.for_each(cols, [=](index_t i) { to[i] = math::exp(beta * (A(from[i]) - top)) * inverse; });
+    }
   }
 };
 template <class T>
 struct softmax_pullback {
+  using A = accum_of<T>;
   const T *p, *dp;
   T* dz;
   index_t cols;
-  T inverse_temperature;
+  A inverse_temperature;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const T *w = p + r * cols, *d = dp + r * cols;
     T* to = dz + r * cols;
-    const T beta = inverse_temperature;
-    const T mean = team.template sum<T>(cols, [=](index_t i) { return w[i] * d[i]; });
-    team.for_each(cols, [=](index_t i) { to[i] = beta * w[i] * (d[i] - mean); });
+    const A beta = inverse_temperature;
+    const A mean = team.template sum<A>(cols, [=](index_t i) { return A(w[i]) * A(d[i]); });
+    team.for_each(cols, [=](index_t i) { to[i] = beta * A(w[i]) * (A(d[i]) - mean); });
   }
 };
 }  // namespace kernel
@@ -54,16 +64,16 @@ template <Backend B>
 tensor<B> softmax(context<B>& cx, const_tensor<B> z, double temperature = 1) {
   check_temperature(temperature);
   auto p = cx.make(z.rows(), z.cols());
-  using T = typename B::real;
-  B::for_rows(cx.queue(), z.rows(), kernel::softmax<T>{z.data, p.data, z.cols(), T(1 / temperature)});
+  B::for_rows(cx.queue(), z.rows(),
+              kernel::softmax<typename B::real>{z.data, p.data, z.cols(), static_cast<typename B::accum>(1 / temperature)});
   return p;
 }
 /// dz = p o (dp - <p, dp>) / temperature.
 template <Backend B>
 tensor<B> softmax_pullback(context<B>& cx, const_tensor<B> p, const_tensor<B> dp, double temperature = 1) {
   auto dz = cx.make(p.rows(), p.cols());
-  using T = typename B::real;
-  B::for_rows(cx.queue(), p.rows(), kernel::softmax_pullback<T>{p.data, dp.data, dz.data, p.cols(), T(1 / temperature)});
+  B::for_rows(cx.queue(), p.rows(), kernel::softmax_pullback<typename B::real>{p.data, dp.data, dz.data, p.cols(),
+                                                                               static_cast<typename B::accum>(1 / temperature)});
   return dz;
 }
 

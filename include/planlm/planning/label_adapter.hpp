@@ -1,6 +1,7 @@
 /// The label-conditioned adapter of one layer, and how its vector enters a block.
 #pragma once
 #include <cmath>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/layers/linear.hpp>
 #include <planlm/ops/elementwise.hpp>
 #include <planlm/ops/gather.hpp>
@@ -14,13 +15,15 @@ struct scale_columns {
   const T *x, *gate;
   T* y;
   index_t cols;
-  PLANLM_HD void operator()(index_t i) const { y[i] = x[i] * gate[i % cols]; }
+  PLANLM_HD void operator()(index_t i) const { y[i] = accum_of<T>(x[i]) * accum_of<T>(gate[i % cols]); }
 };
 template <class T>
 struct product_entry {
   const T *a, *b;
   index_t cols;
-  PLANLM_HD T operator()(index_t r, index_t c) const { return a[r * cols + c] * b[r * cols + c]; }
+  PLANLM_HD accum_of<T> operator()(index_t r, index_t c) const {
+    return accum_of<T>(a[r * cols + c]) * accum_of<T>(b[r * cols + c]);
+  }
 };
 }  // namespace gate_kernel
 

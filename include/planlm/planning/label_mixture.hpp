@@ -55,7 +55,7 @@ struct label_mixture {
   auto fused(context<B>& cx, const params& p, const_tensor<B> z, double temperature) const {
     using T = typename B::real;
     ops::check_temperature(temperature);
-    const T beta = T(1 / temperature);
+    const auto beta = static_cast<typename B::accum>(1 / temperature);
     auto w = cx.make(z.rows(), z.cols());                                    // (S, K)
     auto e = cx.make(z.rows(), width);                                       // (S, C)
     B::mix(cx.queue(), ops::kernel::softmax<T>{z.data, w.data, z.cols(), beta}, w, p.table, e);

@@ -8,7 +8,9 @@
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 #include <planlm/core/vjp.hpp>
 #include <planlm/ops/softmax.hpp>
@@ -44,8 +46,9 @@ namespace mixing_kernel {
 /// Where the largest value of a row is; the lowest index of several.
 template <class T, class Team>
 PLANLM_HD index_t argmax(const Team& team, const T* row, index_t cols) {
-  const T top = team.template max<T>(cols, [=](index_t i) { return row[i]; });
-  const index_t at = -team.template max<index_t>(cols, [=](index_t i) { return row[i] == top ? -i : -cols; });
+  using A = accum_of<T>;
+  const A top = team.template max<A>(cols, [=](index_t i) { return A(row[i]); });
+  const index_t at = -team.template max<index_t>(cols, [=](index_t i) { return A(row[i]) == top ? -i : -cols; });
   return at < cols ? at : 0;  // a NaN equals nothing
 }
 template <class T>
@@ -94,7 +97,9 @@ struct one_hot_sample {
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     T* to = w + r * cols;
-    const double u = random.uniform(static_cast<std::uint64_t>(r), 0);
+    double u = random.uniform(static_cast<std::uint64_t>(r), 0);
+    if constexpr (!std::is_same_v<T, accum_of<T>>)  // rounded shares do not sum to 1
+      u *= double(team.template sum<accum_of<T>>(cols, [=](index_t i) { return accum_of<T>(to[i]); }));
     team.sync();
     if (team.leader()) {
       double cumulated = 0;
@@ -126,48 +131,60 @@ struct add_gumbel {
     const philox draws = random;
     team.for_each(cols, [=](index_t i) {
       const double u = draws.uniform(static_cast<std::uint64_t>(r), static_cast<std::uint32_t>(i));
-      to[i] = from[i] - T(s * ::log(-::log(u)));
+      to[i] = accum_of<T>(from[i]) - accum_of<T>(s * ::log(-::log(u)));
     });
   }
 };
 /// Softmax over the k largest logits of a row, zero elsewhere. Of equal logits the one with the lower index is taken.
 template <class T>
 struct top_k_softmax {
+  using A = accum_of<T>;
   const T* z;
   T* w;
   index_t cols, k;
-  T inverse_temperature;
+  A inverse_temperature;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const T* from = z + r * cols;
     T* to = w + r * cols;
     const index_t n = cols;
     const index_t first = argmax(team, from, n);
-    const T top = from[first];
-    T bound = top;           // the last one taken: value and index
+    const A top = from[first];
+    A bound = top;           // the last one taken: value and index
     index_t bound_at = first;
     for (index_t taken = 1; taken < k; ++taken) {
-      const T b = bound;
+      const A b = bound;
       const index_t at = bound_at;
       // Behind the bound in the order (value descending, index ascending); lowest() marks those before it.
-      const T next = team.template max<T>(n, [=](index_t i) {
-        return from[i] < b || (from[i] == b && i > at) ? from[i] : T(-INFINITY);
+      const A next = team.template max<A>(n, [=](index_t i) {
+        const A v = from[i];
+        return v < b || (v == b && i > at) ? v : A(-INFINITY);
       });
       bound_at = -team.template max<index_t>(n, [=](index_t i) {
-        return from[i] == next && (next < b || i > at) ? -i : -n;
+        return A(from[i]) == next && (next < b || i > at) ? -i : -n;
       });
       bound = next;
     }
-    const T b = bound, beta = inverse_temperature;
+    const A b = bound, beta = inverse_temperature;
     const index_t at = bound_at;
-    const T total = team.template sum<T>(n, [=](index_t i) {
-      const T e = from[i] > b || (from[i] == b && i <= at) ? math::exp(beta * (from[i] - top)) : T(0);
-      to[i] = e;
-      return e;
-    });
-    const T inverse = T(1) / total;
-    team.sync();
-    team.for_each(n, [=](index_t i) { to[i] *= inverse; });
+    const auto weight = [=](index_t i) {
+      const A v = from[i];
+      return v > b || (v == b && i <= at) ? math::exp(beta * (v - top)) : A(0);
+    };
+    if constexpr (std::is_same_v<T, A>) {
+      const T total = team.template sum<T>(n, [=](index_t i) {
+        const T e = weight(i);
+        to[i] = e;
+        return e;
+      });
+      const T inverse = T(1) / total;
+      team.sync();
+      team.for_each(n, [=](index_t i) { to[i] *= inverse; });
+    } else {  // the exponentials again rather than rounded twice
+      const A inverse = A(1) / team.template sum<A>(n, weight);
+      team.sync();
+      team.for_each(n, [=](index_t i) { to[i] = weight(i) * inverse; });
+    }
   }
 };
 }  // namespace mixing_kernel
@@ -190,10 +207,10 @@ struct top_k {
   auto weights(context<B>& cx, const_tensor<B> z) const {
     if (k < 1) throw error("top_k: k is " + std::to_string(k) + ", expected at least 1");
     ops::check_temperature(temperature);
-    using T = typename B::real;
+    using A = typename B::accum;
     auto p = cx.make(z.rows(), z.cols());
     const index_t taken = k < z.cols() ? k : z.cols();
-    B::for_rows(cx.queue(), z.rows(), mixing_kernel::top_k_softmax<T>{z.data, p.data, z.cols(), taken, T(1 / temperature)});
+    B::for_rows(cx.queue(), z.rows(), mixing_kernel::top_k_softmax<typename B::real>{z.data, p.data, z.cols(), taken, A(1 / temperature)});
     return vjp{const_tensor<B>(p), [&cx, p, t = temperature](const_tensor<B> dw) {
                  return const_tensor<B>(ops::softmax_pullback(cx, const_tensor<B>(p), dw, t));
                }};
@@ -260,8 +277,9 @@ struct uniform {
   template <Backend B>
   auto weights(context<B>& cx, const_tensor<B> z) const {
     using T = typename B::real;
+    using A = typename B::accum;
     auto w = cx.make(z.rows(), z.cols());
-    B::for_each(cx.queue(), w.size(), mixing_kernel::constant<T>{T(1) / T(z.cols()), w.data});
+    B::for_each(cx.queue(), w.size(), mixing_kernel::constant<T>{T(A(1) / A(z.cols())), w.data});
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
   }
 };

@@ -156,7 +156,7 @@ struct cpu {
   /// `Shape` is attention_shape, `Sequences` is sequences<cpu>: both live a floor above.
   template <class Shape, class Sequences>
   static void attention(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, view<Real, 2> y,
-                        view<Real, 2> lse) {
+                        view<accum, 2> lse) {
     for_heads(q, shape, qkv, seq, 1, [&](const auto& head, index_t begin, index_t h, Real* tiles, void* scratch) {
       cpu_detail::attention_forward<Products>(head, y.row(begin) + h * shape.width, y.cols(), lse.row(begin) + h, lse.cols(), tiles,
                                               scratch);
@@ -164,7 +164,7 @@ struct cpu {
   }
   template <class Shape, class Sequences>
   static void attention_pullback(queue& q, const Shape& shape, view<const Real, 2> qkv, const Sequences& seq, view<const Real, 2> y,
-                                 view<const Real, 2> lse, view<const Real, 2> dy, view<Real, 2> dqkv) {
+                                 view<const accum, 2> lse, view<const Real, 2> dy, view<Real, 2> dqkv) {
     zero(q, dqkv.data, static_cast<std::size_t>(dqkv.size()) * sizeof(Real));
     for_heads(q, shape, qkv, seq, 2, [&](const auto& head, index_t begin, index_t h, Real* tiles, void* scratch) {
       const index_t d = shape.width, group = h / (shape.heads / shape.kv_heads);
