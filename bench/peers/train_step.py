@@ -2,6 +2,7 @@
 """One joint training step of the planner-conditioned language model in PyTorch: forward, backward, AdamW.
 
     bench/peers/train_step.py --preset 2x128 --threads 2 [--mode joint|full] [--steps 20] [--compile]
+    bench/peers/train_step.py --preset gpt2-1024 --device cuda --precision bf16 [--compile]
     bench/peers/train_step.py --check
 
 Prints one line of JSON. README.md gives the formulas of weights and inputs, so that another program can
@@ -196,30 +197,52 @@ def batch(z, dtype):
     return tokens[:, :-1].contiguous(), sentence, contexts, present, tokens[:, 1:].reshape(-1).contiguous()
 
 
+def precise(options):
+    """What runs in lower precision: on a GPU bf16 means autocast over float32 weights, as PyTorch advises."""
+    torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+    if options.precision == "bf16":
+        return torch.autocast(options.device, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 def run(z, options, dtype=torch.float32):
-    model = build(z, dtype)
+    on_gpu = options.device == "cuda"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    model = build(z, dtype).to(options.device)
     if options.mode == "joint":
         model.lm.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=options.learning_rate, betas=(0.9, 0.999), eps=1e-8,
                                   weight_decay=0.01, **{options.adamw: True} if options.adamw != "loop" else
                                   dict(foreach=False, fused=False))
-    given = batch(z, dtype)
+    given = [t.to(options.device) for t in batch(z, dtype)]
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     forward = torch.compile(model) if options.compile else model
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")  # from here on VmHWM is the peak of training alone, not of filling the weights
     before = status_bytes("VmRSS")
     seconds, losses = [], []
+    wait()
+    start = time.perf_counter()
     for step in range(options.warm_up + options.steps):
         if step == options.warm_up:
             machine, own = busy_seconds()
-        start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        loss = forward(*given)
+        with precise(options):
+            loss = forward(*given)
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - start)
+        losses.append(loss.detach() if on_gpu else loss.item())
+        # On a GPU the timed steps run without waiting in between.
+        if not on_gpu or step + 1 in (options.warm_up, options.warm_up + options.steps) or step < options.warm_up:
+            wait()
+            end = time.perf_counter()
+            seconds.append(end - start)
+            start = end
+    losses = [float(loss) for loss in losses]
+    if on_gpu:
+        seconds[-1] /= options.steps
     timed = seconds[options.warm_up:]
     machine, own = (after - start for after, start in zip(busy_seconds(), (machine, own)))
     median = statistics.median(timed)
@@ -227,7 +250,8 @@ def run(z, options, dtype=torch.float32):
         tokens_per_second=z.batch * z.length / median, median_seconds=median, fastest_seconds=min(timed),
         cores_used_by_others=max(0.0, machine - own) / sum(timed), seconds=timed,
         peak_rss_bytes=status_bytes("VmHWM"), rss_after_import_bytes=AFTER_IMPORT,
-        rss_before_steps_bytes=before, losses=losses, parameters=sum(p.numel() for p in model.parameters()),
+        rss_before_steps_bytes=before,
+        peak_device_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0, losses=losses, parameters=sum(p.numel() for p in model.parameters()),
         trained_parameters=sum(p.numel() for p in trained))
 
 
@@ -243,6 +267,8 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--adamw", choices=["fused", "foreach", "loop"], default="fused")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["float32", "tf32", "bf16"], default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--keep-memory", action="store_true",
                         help="tell glibc not to hand freed tensors back to the system; PyTorch then pays for "
@@ -268,7 +294,8 @@ def main():
     result = run(z, options, torch.float64 if options.double else torch.float32)
     print(json.dumps(dict(
         program="pytorch", preset=options.preset, mode=options.mode, sizes=dataclasses.asdict(z),
-        first_adapted=z.first_adapted, threads=options.threads, adamw=options.adamw, compiled=options.compile,
+        first_adapted=z.first_adapted, threads=options.threads, adamw=options.adamw, device=options.device,
+        precision=options.precision, compiled=options.compile,
         keep_memory=options.keep_memory, double=options.double, torch=torch.__version__, **result)))
 
 

@@ -4,4 +4,5 @@
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
 #endif
 #include <planlm/backend/cuda/cuda.cuh>
+#include <planlm/backend/cuda/graph.cuh>
 #include <planlm/planlm.hpp>

@@ -8,6 +8,11 @@
 
 namespace planlm {
 
+/// A backend that adds a residual and, unless it is empty, a bias while it stores a product: C = A B + bias + R.
+template <class B>
+concept HasFusedResidual = requires(typename B::queue& q, operand<const typename B::real> a, operand<typename B::real> c,
+                                    const_tensor<B> residual, const_tensor<B, 1> bias) { B::gemm_residual(q, a, a, bias, residual, c); };
+
 /// x (N, in) -> y (N, out),  W (out, in), b (out).
 ///   pullback: dW += dy^T x ;  db += column sums of dy ;  dx = dy W
 /// Errors: shape_error if x has not `in` columns.
@@ -49,6 +54,20 @@ struct given {
   }
 };
 
+/// y = [residual +] layer(x), into y (N, out). The residual may be empty.
+template <Backend B>
+void add_linear(context<B>& cx, const linear<B>& layer, const typename linear<B>::params& p, const_tensor<B> x, const_tensor<B> residual,
+                tensor<B> y) {
+  const const_tensor<B, 1> bias = layer.bias ? const_tensor<B, 1>(p.b) : const_tensor<B, 1>{};
+  if constexpr (HasFusedResidual<B>) {
+    if (residual) return B::gemm_residual(cx.queue(), plain(x), transposed(const_tensor<B>(p.w)), bias, residual, plain(y));
+  }
+  if (residual) B::copy(cx.queue(), y.data, residual.data, static_cast<std::size_t>(y.size()) * sizeof(typename B::real));
+  const into mode = residual ? into::add : into::replace;
+  if (bias) ops::matmul_nt_bias(cx, x, const_tensor<B>(p.w), bias, y, mode);
+  else B::gemm(cx.queue(), 1, plain(x), transposed(const_tensor<B>(p.w)), plain(y), mode);
+}
+
 /// y = [residual +] layer(make().value), where the input is cheap to make again (a norm, an activation, an injection): it lives in scratch
 /// memory and only what `make` captures is kept. make() -> vjp{x, pullback}.
 ///   pullback(dy, g, rest...): `rest` goes to make's pullback, whose result is returned. The residual's gradient is dy: the caller adds it.
@@ -61,10 +80,7 @@ auto remade_linear(context<B>& cx, const linear<B>& layer, const typename linear
     throw shape_error("remade_linear: the input is " + ops::shape_text(x.rows(), x.cols()) + ", the layer expects (N, " +
                       std::to_string(layer.in) + ")");
   auto y = cx.make(x.rows(), layer.out);
-  if (residual) B::copy(cx.queue(), y.data, residual.data, static_cast<std::size_t>(y.size()) * sizeof(typename B::real));
-  const into mode = residual ? into::add : into::replace;
-  if (layer.bias) ops::matmul_nt_bias(cx, x, const_tensor<B>(p.w), const_tensor<B, 1>(p.b), y, mode);
-  else B::gemm(cx.queue(), 1, plain(x), transposed(const_tensor<B>(p.w)), plain(y), mode);
+  add_linear(cx, layer, p, x, residual, y);
   return vjp{y, [&cx, make, w = p.w](const_tensor<B> dy, const typename linear<B>::params& g, const auto&... rest) {
                auto temporary = cx.scratch();
                auto again = temporary.run([&] { return make(); });

@@ -89,6 +89,23 @@ struct cuda {
     multiply(q, {.alpha = alpha, .a = a, .b = b, .d = c, .c = mode == into::add ? c.data : nullptr, .kind = cuda_detail::epilogue::bias,
                  .bias = bias.data});
   }
+  /// C = A B + bias + residual; an empty bias adds nothing.
+  static void gemm_residual(queue& q, operand<const Real> a, operand<const Real> b, view<const Real, 1, device_memory> bias,
+                            view<const Real, 2, device_memory> residual, operand<Real> c) {
+    using cuda_detail::epilogue;
+    multiply(q, {.alpha = 1, .a = a, .b = b, .d = c, .c = residual.data, .kind = bias ? epilogue::bias : epilogue::none, .bias = bias.data});
+  }
+  /// cuBLASLt applies GELU in bfloat16 products whose rows are multiples of 16 bytes.
+  static bool takes_gelu(index_t inner) { return std::same_as<Real, bfloat16> && inner % 8 == 0; }
+  /// pre = A B + bias, C = gelu(pre).
+  static void gemm_gelu(queue& q, operand<const Real> a, operand<const Real> b, view<const Real, 1, device_memory> bias,
+                        view<Real, 2, device_memory> pre, operand<Real> c) {
+    multiply(q, {.alpha = 1, .a = a, .b = b, .d = c, .kind = cuda_detail::epilogue::gelu_bias_keep, .bias = bias.data, .aux = pre.data});
+  }
+  /// C = (A B) o gelu'(pre).
+  static void gemm_gelu_pullback(queue& q, operand<const Real> a, operand<const Real> b, view<Real, 2, device_memory> pre, operand<Real> c) {
+    multiply(q, {.alpha = 1, .a = a, .b = b, .d = c, .kind = cuda_detail::epilogue::gelu_pullback, .aux = pre.data});
+  }
 
  private:
   static void multiply(queue& q, const cuda_detail::product<Real>& p) {

@@ -1,0 +1,235 @@
+/// One joint training step of the planner-conditioned language model on any backend: forward, pullback, AdamW.
+///
+/// Weights and inputs follow bench/peers/inputs.py to the bit, so the losses printed here and by bench/peers/train_step.py are those of
+/// the same computation. Mode joint: the language model is frozen; mode full: everything is trained.
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+#include <planlm/backend/buffer.hpp>
+#include <planlm/models/planner_lm.hpp>
+#include <planlm/ops/cross_entropy.hpp>
+#include <planlm/planning/planner.hpp>
+#include <planlm/training/adamw.hpp>
+#include <planlm/training/parameters.hpp>
+
+namespace train_step {
+
+using namespace planlm;
+
+struct preset {
+  index_t layers, width, heads, vocabulary, labels, label_width;
+  int batch, length, sentences_per_chunk, context;
+  index_t planner_heads, planner_inner;
+  index_t first_adapted() const { return std::min<index_t>(2, layers / 2); }
+  int sentences() const { return batch * sentences_per_chunk; }
+};
+inline const std::map<std::string, preset> presets{{"check", {2, 16, 2, 61, 7, 12, 2, 9, 3, 4, 2, 20}},
+                                            {"2x128", {2, 128, 4, 4096, 64, 64, 16, 128, 8, 16, 2, 256}},
+                                            {"4x256", {4, 256, 8, 8192, 128, 128, 16, 128, 8, 16, 2, 512}},
+                                            {"gpt2", {12, 768, 12, 50257, 1024, 768, 1, 512, 32, 16, 2, 2048}},
+                                                   {"gpt2-1024", {12, 768, 12, 50257, 1024, 768, 16, 1024, 64, 16, 2, 2048}}};
+
+// tests/golden/hashed.py
+inline std::uint32_t hashed(std::uint32_t i, std::uint32_t number) {
+  std::uint32_t h = i * 2654435761u + (number + 1) * 2246822519u;
+  h ^= h >> 15;
+  h *= 2246822519u;
+  return h ^ (h >> 13);
+}
+template <class T>
+std::vector<T> hashed_values(index_t size, std::uint32_t number, double scale, double offset = 0) {
+  std::vector<T> v(static_cast<std::size_t>(size));
+  for (std::size_t i = 0; i < v.size(); ++i)
+    v[i] = T(static_cast<float>(offset + (hashed(static_cast<std::uint32_t>(i), number) / 4294967296.0 - 0.5) * scale));
+  return v;
+}
+
+// The scale of a parameter by its name: inputs.py, parameter_list.
+inline double scale_of(const std::string& name, const preset& z, bool of_planner) {
+  const double c = double(z.label_width), d = double(z.width);
+  const bool bias = name.ends_with(".b"), head = name.starts_with("head");
+  if (name.ends_with(".scale") || name.ends_with(".shift")) return 0;
+  if (bias) return 0.02;
+  if (of_planner) return head ? std::sqrt(12 / c) : name.find("mlp.down") != name.npos ? 2 / std::sqrt(double(z.planner_inner)) : 2 / std::sqrt(c);
+  if (name.starts_with("adapters.")) return name.ends_with(".table") ? std::sqrt(12 / c) : std::sqrt(24 / (c + d));
+  return 0.07;
+}
+template <class M>
+void fill(context<typename M::backend>& cx, parameters<M>& theta, const preset& z, bool of_planner, std::uint32_t& number) {
+  for (std::size_t n = 0; n < theta.slots().size(); ++n) {
+    const parameter_spec& spec = theta.slots()[n].spec;
+    theta.write(cx, n, hashed_values<typename M::backend::accum>(spec.size(), number++, scale_of(spec.name, z, of_planner), spec.name.ends_with(".scale") ? 1 : 0));
+  }
+}
+
+inline long status_bytes(const char* field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(field)) return std::atol(line.c_str() + std::string(field).size() + 1) * 1024;
+  return 0;
+}
+
+
+/// What is asked for on the command line.
+struct options {
+  std::string preset = "2x128", mode = "joint", kept = "activations", precision = "float32";
+  int threads = 2, steps = 20, warm_up = 2;
+  bool wait_each = true;  // false: one time for all steps together, nothing waits in between
+  bool valid = true;
+};
+inline options parse(int argc, char** argv) {
+  options o;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i], value = argv[i + 1];
+    if (flag == "--preset") o.preset = value;
+    else if (flag == "--mode") o.mode = value;
+    else if (flag == "--keep") o.kept = value;
+    else if (flag == "--precision") o.precision = value;
+    else if (flag == "--threads") o.threads = std::atoi(value.c_str());
+    else if (flag == "--steps") o.steps = std::atoi(value.c_str());
+    else if (flag == "--warm-up") o.warm_up = std::atoi(value.c_str());
+    else o.valid = false;
+  }
+  o.valid = o.valid && argc % 2 == 1 && presets.contains(o.preset) && o.threads > 0 && o.steps > 0 && o.warm_up >= 0 &&
+            (o.mode == "joint" || o.mode == "full") && (o.kept == "activations" || o.kept == "inputs");
+  if (!o.valid)
+    std::fprintf(stderr, "usage: %s --preset check|2x128|4x256|gpt2|gpt2-1024 --mode joint|full --keep activations|inputs --steps N "
+                         "--warm-up N [--threads N] [--precision float32|tf32|bf16]\n", argv[0]);
+  return o;
+}
+
+/// Runs a step as it is. The CUDA program has one that records a graph instead.
+struct plain_runner {
+  template <class Queue, class Step>
+  void operator()(Queue&, const Step& step) const {
+    step();
+  }
+};
+
+/// Model FLOPs of a joint or full step: 6 per weight of a product and token (4 where the weight is frozen), attention by its causal half,
+/// the mixture and the planner per sentence. Counted from the shapes; recomputation does not count.
+inline double step_flops(const preset& z, index_t context_rows, bool full) {
+  const double n = double(z.batch) * z.length, d = double(z.width), v = double(z.vocabulary), l = double(z.layers);
+  const double block = 12 * d * d, attention = 2 * double(z.length) / 2 * d;  // multiply-adds per token and layer
+  const double adapted = l - double(z.first_adapted());
+  const double forward = l * (block + attention) + v * d;
+  // Below the first adapter a frozen model has no backward pass; above it only the gradient of the input.
+  const double backward = full ? 2 * forward : adapted * (block + 2 * attention) + v * d;
+  const double c = double(z.label_width), k = double(z.labels), s = double(z.sentences());
+  const double adapters = 3 * adapted * s * (k * c + c * d);
+  const double planner = 3 * (double(context_rows) * (c * c + 4 * c * c + 2 * c * double(z.planner_inner)) + s * c * k);
+  return 2 * (n * (forward + backward) + adapters + planner);
+}
+
+/// Steps on one backend; prints a line of JSON.
+template <class B, class Kept, class Runner = plain_runner>
+int run(typename B::queue queue, const options& o, Runner runner = {}) {
+  using accum = typename B::accum;
+  const preset z = presets.at(o.preset);
+  const bool full = o.mode == "full";
+
+  context<B> cx{std::move(queue)};
+  using model_type = planner_lm<B, at_attention_output, no_gate<B>, learned_positions<B>, no_rotation, Kept>;
+  const model_type model({z.vocabulary, z.length, z.width, z.heads, z.layers}, z.labels, z.label_width, z.first_adapted());
+  const planner<B> plan{z.label_width, z.labels, z.planner_heads, z.planner_inner, 1};
+  using store = parameters<typename model_type::lm_type>;
+  store lm(cx, model.lm, philox{1}, full ? store::gradients::kept : store::gradients::none);
+  parameters<typename model_type::adapter_stack> adapters(cx, model.adapters, philox{2});
+  parameters<planner<B>> theta(cx, plan, philox{3});
+  std::uint32_t number = 0;
+  {
+    // inputs.py numbers lm, adapters, planner in this order, the adapters under their own names.
+    fill(cx, lm, z, false, number);
+    for (std::size_t n = 0; n < adapters.slots().size(); ++n) {
+      const parameter_spec& spec = adapters.slots()[n].spec;
+      adapters.write(cx, n, hashed_values<accum>(spec.size(), number++, scale_of("adapters." + spec.name, z, false)));
+    }
+    fill(cx, theta, z, true, number);
+  }
+  const adamw_options adam{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
+  adamw<B> lm_optimiser(cx, full ? lm.flat_weights().size() : 0, adam), adapter_optimiser(cx, adapters.flat_weights().size(), adam),
+      planner_optimiser(cx, theta.flat_weights().size(), adam);
+
+  std::vector<int> tokens, targets, positions, offsets{0}, sentence, context_offsets{0}, context_positions;
+  for (int b = 0; b < z.batch; ++b) {
+    for (int t = 0; t < z.length; ++t) {
+      const auto at = static_cast<std::uint32_t>(b * (z.length + 1) + t);
+      tokens.push_back(static_cast<int>(hashed(at, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+      targets.push_back(static_cast<int>(hashed(at + 1, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+      positions.push_back(t);
+      sentence.push_back(b * z.sentences_per_chunk + t * z.sentences_per_chunk / z.length);
+    }
+    offsets.push_back(static_cast<int>(tokens.size()));
+  }
+  for (int s = 0; s < z.sentences(); ++s) {
+    const int n = std::clamp(s % 32, 1, z.context);
+    for (int j = 0; j < n; ++j) context_positions.push_back(j);
+    context_offsets.push_back(static_cast<int>(context_positions.size()));
+  }
+  const auto rows = static_cast<index_t>(context_positions.size());
+  const std::vector<typename B::real> embeddings =
+      hashed_values<typename B::real>(rows * z.label_width, 1001, std::sqrt(12 / double(z.label_width)));
+
+  typename model_type::params weights{lm.weights, adapters.weights}, grads{lm.grads, adapters.grads};
+  auto batch_scope = cx.scope();  // the batch stays where kernels read it, as the peer's does
+  const planned_rows<B> batch{cx.upload(tokens), cx.upload(targets), cx.upload(sentence),
+                              {cx.upload(offsets), offsets.data(), cx.upload(positions)}, z.sentences()};
+  const sequences<B> contexts{cx.upload(context_offsets), context_offsets.data(), cx.upload(context_positions)};
+  const const_tensor<B> e = cx.upload(std::span<const typename B::real>(embeddings), rows, z.label_width);
+  const buffer<B, accum> kept_losses(cx, o.warm_up + o.steps);
+  const auto one_step = [&](int step) {
+    auto scope = cx.scope();
+    auto [logits, planner_pullback] = plan(cx, theta.weights, e, contexts);
+    auto [hidden, pullback] = model(cx, weights, batch, const_tensor<B>(logits), mixture{}, !full);
+    auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights.lm.token.table), batch.targets, {},
+                                          1 / static_cast<accum>(tokens.size()), grads.lm.token.table);
+    planner_pullback(pullback(loss.dhidden, grads), theta.grads);
+    const double rate = 1e-4;
+    if (full) lm_optimiser.step(cx, lm.flat_weights(), lm.flat_grads(), rate);
+    adapter_optimiser.step(cx, adapters.flat_weights(), adapters.flat_grads(), rate);
+    planner_optimiser.step(cx, theta.flat_weights(), theta.flat_grads(), rate);
+    B::copy(cx.queue(), kept_losses.values().data + step, loss.total.data, sizeof(accum));
+  };
+  // The first steps one by one; the timed ones without waiting in between, as the peer's on a GPU.
+  std::vector<double> seconds;
+  const auto now = [&] {
+    B::synchronize(cx.queue());
+    return std::chrono::steady_clock::now();
+  };
+  auto begin = now();
+  for (int step = 0; step < o.warm_up + o.steps; ++step) {
+    runner(cx.queue(), [&] { one_step(step); });
+    if (step < o.warm_up || o.wait_each || step + 1 == o.warm_up + o.steps) {
+      const auto end = now();
+      const double took = std::chrono::duration<double>(end - begin).count();
+      if (step >= o.warm_up) seconds.push_back(o.wait_each ? took : took / o.steps);
+      begin = end;
+    }
+  }
+  const std::vector<accum> losses = cx.read(kept_losses.values());
+  std::vector<double> sorted = seconds;
+  std::sort(sorted.begin(), sorted.end());
+  const double median = sorted[sorted.size() / 2], flops = step_flops(z, rows, full);
+  std::printf("{\"program\": \"planlm\", \"preset\": \"%s\", \"mode\": \"%s\", \"keep\": \"%s\", \"precision\": \"%s\", \"threads\": %d, "
+              "\"tokens_per_second\": %.1f, \"median_seconds\": %.6f, \"teraflops\": %.2f, \"peak_rss\": %ld, \"arena_peak\": %zu, "
+              "\"scratch_peak\": %zu, \"losses\": [",
+              o.preset.c_str(), o.mode.c_str(), o.kept.c_str(), o.precision.c_str(), o.threads, double(tokens.size()) / median, median,
+              flops / median * 1e-12, status_bytes("VmHWM"), cx.memory().peak_bytes(), cx.scratch_memory().peak_bytes());
+  for (std::size_t i = 0; i < losses.size(); ++i) std::printf("%s%.9g", i ? ", " : "", double(losses[i]));
+  std::printf("], \"seconds\": [");
+  for (std::size_t i = 0; i < seconds.size(); ++i) std::printf("%s%.6f", i ? ", " : "", seconds[i]);
+  std::printf("]}\n");
+  return 0;
+}
+
+}  // namespace train_step
