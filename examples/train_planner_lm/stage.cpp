@@ -48,7 +48,7 @@ void run::stop_if_asked() const {
 
 std::string run::parameter_not_finite(const std::vector<trained_part>& parts) {
   for (const trained_part& p : parts)
-    if (const auto at = find_not_finite(cx_, *p.slots, const_tensor<B, 1>(p.weights)))
+    if (const auto at = find_not_finite(cx_, *p.slots, p.weights))
       return "the parameter " + p.name + "." + at->parameter + " is the first that is not a finite number";
   return "";
 }
@@ -113,7 +113,7 @@ void run::save(const std::string& key, const stage_state& state, index_t step, d
                                            {"seconds", exact(seconds)}, {"tokens", std::to_string(tokens)}, {"smoothed", exact(shown)}};
   for (const auto& [name, value] : state.numbers) about[name] = exact(*value);
   values.reserve(state.parts.size() * 3);
-  const auto add = [&](const std::string& name, view<const float, 1> v) {
+  const auto add = [&](const std::string& name, const_accum_tensor<B> v) {
     values.push_back(cx_.read(v));
     tensors.push_back({name, {v.size()}, std::span<const float>(values.back())});
   };
@@ -152,8 +152,8 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
   const auto step = static_cast<index_t>(number("step"));
   if (step < 1 || step > state.steps)
     throw input_error(checkpoint().string() + ": is at step " + value("step") + " of " + std::to_string(state.steps) + remedy);
-  std::vector<std::pair<view<float, 1>, std::vector<float>>> tensors;
-  const auto read = [&](const std::string& name, view<float, 1> to) {
+  std::vector<std::pair<accum_tensor<B>, std::vector<float>>> tensors;
+  const auto read = [&](const std::string& name, accum_tensor<B> to) {
     tensors.emplace_back(to, file.contains(name) ? file.read<float>(name) : std::vector<float>());
     if (static_cast<index_t>(tensors.back().second.size()) != to.size())
       throw input_error(checkpoint().string() + ": '" + name + "' has " + std::to_string(tensors.back().second.size()) +
@@ -166,6 +166,7 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
     p.optimiser->count = static_cast<index_t>(number(p.name + ".count"));
   }
   for (const auto& [to, values] : tensors) B::upload(cx_.queue(), to.data, values.data(), values.size() * sizeof(float));
+  for (const trained_part& p : state.parts) round_weights<B>(cx_, p.weights);
   for (const auto& [name, to] : state.numbers) *to = number(name);
   seconds = number("seconds");
   tokens = static_cast<index_t>(number("tokens"));
@@ -175,7 +176,7 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
 }
 
 void run::save_parameters(const trained_part& part, const std::filesystem::path& path, const std::map<std::string, std::string>& about) {
-  const std::vector<float> values = cx_.read(view<const float, 1>(part.weights));
+  const std::vector<float> values = cx_.read(const_accum_tensor<B>(part.weights));
   std::vector<tensor_ref> tensors;
   for (const parameter_slot& slot : *part.slots) {
     std::vector<index_t> shape{slot.spec.extents[0]};
@@ -204,7 +205,7 @@ std::map<std::string, std::string> run::load_parameters(const trained_part& part
                         std::to_string(slot.spec.size()) + remedy);
     std::copy(read.begin(), read.end(), values.begin() + static_cast<std::ptrdiff_t>(slot.offset));
   }
-  B::upload(cx_.queue(), part.weights.data, values.data(), values.size() * sizeof(float));
+  write_weights<B>(cx_, part.weights, values);
   return file.metadata();
 }
 

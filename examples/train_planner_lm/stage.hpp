@@ -26,7 +26,7 @@ struct interrupted {
 /// Flat weights, their parameters' names and their optimiser, as a checkpoint holds them. Weights that are only kept have no optimiser.
 struct trained_part {
   std::string name;
-  view<float, 1> weights;
+  flat_weights<B> weights;
   const std::vector<parameter_slot>* slots;
   adamw<B>* optimiser = nullptr;
 };

@@ -293,7 +293,7 @@ TEST_CASE("the update kernel runs on a team of lanes") {
   const kernel::sgd<double, kernel::sgd_form::momentum> rule{b.data(), 0.1, 0.9, 0.01},
       same{b2.data(), 0.1, 0.9, 0.01};
   testing::run_lanes<4>(
-      2, kernel::update<double, double, decltype(rule)>{rule, w.data(), g.data(), nullptr, 0, n});
+      2, kernel::update<double, double, decltype(rule)>{rule, w.data(), nullptr, g.data(), nullptr, 0, n});
   context<cpu<double>> cx;
   update_weights<cpu<double>>(cx, flat_view(expected), flat_view(g2), {}, {}, same);
   CHECK(testing::largest_error(w, expected) < 1e-15);

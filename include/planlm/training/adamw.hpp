@@ -68,25 +68,25 @@ class adamw {
     detail::check_share("adamw", "beta1", options.beta1);
     detail::check_share("adamw", "beta2", options.beta2);
     // At 0 a weight whose gradient was always 0 would become 0 / 0.
-    detail::check_option(typename B::real(options.epsilon) > 0 && options.epsilon < INFINITY, "adamw",
+    detail::check_option(typename B::accum(options.epsilon) > 0 && options.epsilon < INFINITY, "adamw",
                          "epsilon", options.epsilon, "a finite number above 0");
     detail::check_not_negative("adamw", "weight_decay", options.weight_decay);
     detail::check_decay_ranges("adamw", decay_, size);
   }
 
   /// One step on flat views; consumes the gradients. Allocates nothing.
-  void step(context<B>& cx, tensor<B, 1> weights, tensor<B, 1> grads, double rate,
+  void step(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, double rate,
             const_scalar<B> factor = {}) {
-    using T = typename B::real;
+    using A = typename B::accum;
     detail::check_step("adamw", mean_.size(), weights.size(), grads.size(), rate);
     const auto t = static_cast<double>(++count);
     const auto& o = options_;
     const double mean_correction = 1 - std::pow(o.beta1, t), square_correction = 1 - std::pow(o.beta2, t);
     update_weights<B>(
         cx, weights, grads, factor, decay_,
-        kernel::adamw<T>{mean_.values().data, square_.values().data, T(o.beta1), T(1 - o.beta1), T(o.beta2),
-                         T(1 - o.beta2), T(rate / mean_correction), T(1 / std::sqrt(square_correction)),
-                         T(o.epsilon), T(rate * o.weight_decay)});
+        kernel::adamw<A>{mean_.values().data, square_.values().data, A(o.beta1), A(1 - o.beta1), A(o.beta2),
+                         A(1 - o.beta2), A(rate / mean_correction), A(1 / std::sqrt(square_correction)),
+                         A(o.epsilon), A(rate * o.weight_decay)});
   }
 
   /// Steps taken; set it when a checkpoint is loaded.
@@ -99,7 +99,7 @@ class adamw {
  private:
   adamw_options options_;
   std::vector<decay_range> decay_;
-  buffer<B> mean_, square_;
+  buffer<B, typename B::accum> mean_, square_;
 };
 
 }  // namespace planlm

@@ -22,6 +22,7 @@
 #include <planlm/backend/buffer.hpp>
 #include <planlm/core/concept_text.hpp>
 #include <planlm/core/error.hpp>
+#include <planlm/training/parameters.hpp>
 
 namespace planlm {
 
@@ -53,18 +54,18 @@ struct running_mean {
 };
 
 namespace kernel {
-template <class T>
+template <class A>
 struct move_towards {
-  T* a;
-  const T* w;
-  T alpha;
+  A* a;
+  const A* w;
+  A alpha;
   PLANLM_HD void operator()(index_t i) const { a[i] += alpha * (w[i] - a[i]); }
 };
-template <class T>
+template <class A>
 struct exchange {
-  T *a, *b;
+  A *a, *b;
   PLANLM_HD void operator()(index_t i) const {
-    const T kept = a[i];
+    const A kept = a[i];
     a[i] = b[i];
     b[i] = kept;
   }
@@ -77,22 +78,24 @@ class weight_average {
  public:
   weight_average(context<B>& cx, index_t size, Rule rule) : rule_(std::move(rule)), average_(cx, size) {}
 
-  void update(context<B>& cx, const_tensor<B, 1> weights) {
+  void update(context<B>& cx, const_accum_tensor<B> weights) {
     check(weights.size());
     if (swapped_)
       throw error("weight_average: update() while the average is in the model; swap() back first");
     ++count;
-    using T = typename B::real;
+    using A = typename B::accum;
     const auto a = average_.values();
-    if (count == 1) B::copy(cx.queue(), a.data, weights.data, static_cast<std::size_t>(a.size()) * sizeof(T));
-    else B::for_each(cx.queue(), a.size(), kernel::move_towards<T>{a.data, weights.data, T(rule_(count))});
+    if (count == 1) B::copy(cx.queue(), a.data, weights.data, static_cast<std::size_t>(a.size()) * sizeof(A));
+    else B::for_each(cx.queue(), a.size(), kernel::move_towards<A>{a.data, weights.data, A(rule_(count))});
   }
   /// Exchanges the average and the weights of the model.
-  void swap(context<B>& cx, tensor<B, 1> weights) {
+  void swap(context<B>& cx, flat_weights<B> weights) {
     check(weights.size());
     if (count == 0) throw error("weight_average: swap() before the first update()");
+    const accum_tensor<B> master = weights;
     B::for_each(cx.queue(), weights.size(),
-                kernel::exchange<typename B::real>{average_.values().data, weights.data});
+                kernel::exchange<typename B::accum>{average_.values().data, master.data});
+    round_weights<B>(cx, weights);
     swapped_ = !swapped_;
   }
   bool swapped() const { return swapped_; }
@@ -100,7 +103,7 @@ class weight_average {
   /// Updates made; set it when a checkpoint is loaded.
   index_t count = 0;
   /// What a checkpoint saves, unless swapped.
-  tensor<B, 1> values() const { return average_.values(); }
+  accum_tensor<B> values() const { return average_.values(); }
 
  private:
   void check(index_t size) const {
@@ -110,7 +113,7 @@ class weight_average {
   }
 
   Rule rule_;
-  buffer<B> average_;
+  buffer<B, typename B::accum> average_;
   bool swapped_ = false;
 };
 template <Backend B, class Rule>

@@ -78,12 +78,15 @@ struct not_finite_value {
 };
 
 /// Waits for the device; the first infinity or NaN in flat weights or gradients laid out by `slots`, in the
-/// order of the layers.
-template <Backend B>
+/// order of the layers. `flat_values`: a view (n), or what flat_weights() of a store gives.
+template <Backend B, class Values>
 std::optional<not_finite_value> find_not_finite(context<B>& cx, const std::vector<parameter_slot>& slots,
-                                                std::type_identity_t<const_tensor<B, 1>> flat_values) {
+                                                const Values& flat_values) {
   auto scope = cx.scope();
-  const index_t at = cx.read_one(ops::first_not_finite<B>(cx, flat_values));
+  const index_t at = [&] {
+    if constexpr (requires { flat_values.master; }) return cx.read_one(ops::first_not_finite<B>(cx, flat_values.master));
+    else return cx.read_one(ops::first_not_finite<B>(cx, flat_values));
+  }();
   if (at < 0) return std::nullopt;
   const auto after = std::upper_bound(slots.begin(), slots.end(), at,
                                       [](index_t i, const parameter_slot& s) { return i < s.offset; });

@@ -47,15 +47,15 @@ class lion {
   }
 
   /// One step on flat views; consumes the gradients. Allocates nothing.
-  void step(context<B>& cx, tensor<B, 1> weights, tensor<B, 1> grads, double rate,
+  void step(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, double rate,
             const_scalar<B> factor = {}) {
-    using T = typename B::real;
+    using A = typename B::accum;
     detail::check_step("lion", mean_.size(), weights.size(), grads.size(), rate);
     ++count;
     const auto& o = options_;
     update_weights<B>(cx, weights, grads, factor, decay_,
-                      kernel::lion<T>{mean_.values().data, T(o.beta1), T(1 - o.beta1), T(o.beta2),
-                                      T(1 - o.beta2), T(rate), T(rate * o.weight_decay)});
+                      kernel::lion<A>{mean_.values().data, A(o.beta1), A(1 - o.beta1), A(o.beta2),
+                                      A(1 - o.beta2), A(rate), A(rate * o.weight_decay)});
   }
 
   /// Steps taken; set it when a checkpoint is loaded.
@@ -66,7 +66,7 @@ class lion {
  private:
   lion_options options_;
   std::vector<decay_range> decay_;
-  buffer<B> mean_;
+  buffer<B, typename B::accum> mean_;
 };
 
 }  // namespace planlm

@@ -1,7 +1,8 @@
 /// What an optimiser is, and the one loop over memory that all of them share.
 ///
 /// An optimiser works on flat views (n) of weights and gradients (flat_weights and flat_grads of a store), so
-/// it knows no model:
+/// it knows no model. Its arithmetic and memory are of type accum; where that is wider than what is stored, it
+/// updates the master weights and writes their rounded copy in the same pass.
 ///
 ///     const auto w = theta.flat_weights(), g = theta.flat_grads();
 ///     adamw optimiser{cx, w.size(), {.weight_decay = 0.1}, decay_of_matrices(theta.slots())};
@@ -20,6 +21,7 @@
 #include <concepts>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 #include <planlm/backend/context.hpp>
 #include <planlm/ops/reduce.hpp>
@@ -31,14 +33,14 @@ namespace planlm {
 template <Backend B>
 struct optimizer_state {
   std::string name;
-  tensor<B, 1> values;
+  accum_tensor<B> values;
 };
 
 template <class O>
-concept HasStep = requires(O& o, context<typename O::backend>& cx, tensor<typename O::backend, 1> x,
-                           const_scalar<typename O::backend> factor) {
-  o.step(cx, x, x, 1e-3);
-  o.step(cx, x, x, 1e-3, factor);
+concept HasStep = requires(O& o, context<typename O::backend>& cx, flat_weights<typename O::backend> w,
+                           tensor<typename O::backend, 1> g, const_scalar<typename O::backend> factor) {
+  o.step(cx, w, g, 1e-3);
+  o.step(cx, w, g, 1e-3, factor);
 } || because<"Optimizer: needs a type `backend` and step(context, weights, grads, rate[, factor])", O>();
 template <class O>
 concept HasOptimizerState = requires(O& o) {
@@ -83,23 +85,27 @@ inline std::vector<decay_range> decay_of_matrices(const std::vector<parameter_sl
 inline constexpr index_t update_block = 1024;
 
 namespace kernel {
-/// w_i = rule(i, w_i, factor g_i); g_i = 0. The rule updates its own state at i.
+/// w_i = rule(i, w_i, factor g_i); g_i = 0. The rule updates its own state at i. `rounded` is a copy of w in T, null where T is A.
 template <class T, class A, class Rule>
 struct update {
   Rule rule;
-  T *w, *g;
+  A* w;
+  T *rounded, *g;
   const A* factor;
   index_t begin, end;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const index_t first = begin + r * update_block;
     const index_t n = end - first < update_block ? end - first : update_block;
-    const T scale = factor ? T(factor[0]) : T(1);
-    if (!(scale - scale == T(0))) return;
-    T *weights = w, *grads = g;
+    const A scale = factor ? factor[0] : A(1);
+    if (!(scale - scale == A(0))) return;
+    A* weights = w;
+    T *copies = rounded, *grads = g;
     const Rule apply = rule;  // private, as the pointers are: no store can change it, so the loop vectorises
     team.for_each(n, [=](index_t i) {
-      weights[first + i] = apply(first + i, weights[first + i], scale * grads[first + i]);
+      const A next = apply(first + i, weights[first + i], scale * A(grads[first + i]));
+      weights[first + i] = next;
+      if constexpr (!std::is_same_v<T, A>) copies[first + i] = next;
       grads[first + i] = T(0);
     });
   }
@@ -107,16 +113,20 @@ struct update {
 }  // namespace kernel
 
 /// Runs an update rule over flat weights and gradients (n): what step() of an optimiser is made of. `Rule` is
-/// trivially copyable, has `T decay` (multiplied by the factor of each range) and `T operator()(index_t i, T
-/// weight, T gradient) const` -> new weight.
+/// trivially copyable, has `A decay` (multiplied by the factor of each range) and `A operator()(index_t i, A
+/// weight, A gradient) const` -> new weight, with A the backend's accum.
 template <Backend B, class Rule>
-void update_weights(context<B>& cx, tensor<B, 1> weights, tensor<B, 1> grads, const_scalar<B> factor,
+void update_weights(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, const_scalar<B> factor,
                     const std::vector<decay_range>& ranges, const Rule& rule) {
   using T = typename B::real;
+  using A = typename B::accum;
+  const accum_tensor<B> master = weights;
+  T* rounded = nullptr;
+  if constexpr (!stores_all_digits<B>) rounded = weights.rounded.data;
   auto launch = [&](index_t begin, index_t end, double multiplier) {
     if (begin >= end) return;
-    kernel::update<T, typename B::accum, Rule> k{rule, weights.data, grads.data, factor.data, begin, end};
-    k.rule.decay = static_cast<T>(rule.decay * multiplier);
+    kernel::update<T, A, Rule> k{rule, master.data, rounded, grads.data, factor.data, begin, end};
+    k.rule.decay = static_cast<A>(rule.decay * multiplier);
     B::for_rows(cx.queue(), (end - begin + update_block - 1) / update_block, k);
   };
   index_t at = 0;

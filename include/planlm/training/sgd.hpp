@@ -56,7 +56,7 @@ class sgd {
   }
 
   /// One step on flat views; consumes the gradients. Allocates nothing.
-  void step(context<B>& cx, tensor<B, 1> weights, tensor<B, 1> grads, double rate,
+  void step(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, double rate,
             const_scalar<B> factor = {}) {
     using kernel::sgd_form;
     detail::check_step("sgd", size_, weights.size(), grads.size(), rate);
@@ -76,17 +76,17 @@ class sgd {
 
  private:
   template <kernel::sgd_form Form>
-  void run(context<B>& cx, tensor<B, 1> weights, tensor<B, 1> grads, double rate, const_scalar<B> factor) {
-    using T = typename B::real;
+  void run(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, double rate, const_scalar<B> factor) {
+    using A = typename B::accum;
     update_weights<B>(cx, weights, grads, factor, decay_,
-                      kernel::sgd<T, Form>{velocity_.values().data, T(rate), T(options_.momentum),
-                                           T(options_.weight_decay)});
+                      kernel::sgd<A, Form>{velocity_.values().data, A(rate), A(options_.momentum),
+                                           A(options_.weight_decay)});
   }
 
   sgd_options options_;
   index_t size_;
   std::vector<decay_range> decay_;
-  buffer<B> velocity_;
+  buffer<B, typename B::accum> velocity_;
 };
 
 }  // namespace planlm
