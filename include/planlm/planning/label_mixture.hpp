@@ -1,7 +1,9 @@
 /// The embedding of a distribution over labels.
 #pragma once
 #include <concepts>
+#include <cstddef>
 #include <string>
+#include <planlm/backend/mixing_rule.hpp>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/ops/softmax.hpp>
@@ -14,6 +16,51 @@ template <class B>
 concept HasFusedMixing = requires(typename B::queue& q, const_tensor<B> x, tensor<B> y) {
   B::mix(q, archetype::row_function{}, x, x, y);
   B::mix_pullback(q, archetype::row_function{}, x, x, y);
+};
+
+/// A backend that mixes by a rule: weights and product as it sees fit, keeping `mixing_bytes` bytes for the pullback.
+template <class B>
+concept HasRuledMixing =
+    requires(typename B::queue& q, const mixing_rule& rule, const_tensor<B> x, tensor<B> y, void* kept, const void* had, index_t n) {
+      { B::mixing_bytes(rule, n, n) } -> std::same_as<std::size_t>;
+      B::mix_rows(q, rule, x, x, y, kept);
+      B::mix_rows_pullback(q, rule, x, x, x, had, x, y, y);
+    };
+
+namespace detail {
+// What the policies of mixing_policy.hpp that look at logits are as rules; a policy without one is mixed step by step.
+template <Backend B>
+mixing_rule rule_of(context<B>&, const mixture& mix) {
+  ops::check_temperature(mix.temperature);
+  return {.inverse_temperature = 1 / mix.temperature};
+}
+template <Backend B>
+mixing_rule rule_of(context<B>&, const top_k& mix) {
+  if (mix.k < 1) throw error("top_k: k is " + std::to_string(mix.k) + ", expected at least 1");
+  ops::check_temperature(mix.temperature);
+  return {.taken = mix.k, .inverse_temperature = 1 / mix.temperature};
+}
+template <Backend B>
+mixing_rule rule_of(context<B>&, const hard&) {
+  return {.discrete = true, .differentiable = false};
+}
+template <Backend B>
+mixing_rule rule_of(context<B>&, const straight_through& mix) {
+  ops::check_temperature(mix.temperature);
+  return {.inverse_temperature = 1 / mix.temperature, .discrete = true};
+}
+template <Backend B>
+mixing_rule rule_of(context<B>& cx, const gumbel_softmax& mix) {
+  ops::check_temperature(mix.temperature);
+  return {.inverse_temperature = 1 / mix.temperature,
+          .noise = cx.training ? mix.scale : 0,
+          .random = cx.random.with_stream(mix.stream),
+          .discrete = mix.discrete};
+}
+}  // namespace detail
+template <class Mix, class B>
+concept HasMixingRule = requires(context<B>& cx, const Mix& mix) {
+  { detail::rule_of(cx, mix) } -> std::same_as<mixing_rule>;
 };
 
 /// e = w E,  w = mix.weights(z); for the default policy e = softmax(z / T) E.   [2410.12492, section 3]
@@ -38,7 +85,8 @@ struct label_mixture {
     if (z.cols() != labels)
       throw_shape_error("label_mixture: z is " + ops::shape_text(z.rows(), z.cols()) + ", the layer expects (S, " +
                             std::to_string(labels) + ")", at);
-    if constexpr (std::same_as<Mix, mixture> && HasFusedMixing<B>) return fused(cx, p, z, mix.temperature);
+    if constexpr (HasMixingRule<Mix, B> && HasRuledMixing<B>) return ruled(cx, p, z, detail::rule_of(cx, mix));
+    else if constexpr (std::same_as<Mix, mixture> && HasFusedMixing<B>) return fused(cx, p, z, mix.temperature);
     else return composed(cx, p, z, mix);
   }
 
@@ -63,6 +111,16 @@ struct label_mixture {
                  if (g.table) ops::matmul_tn_add(cx, const_tensor<B>(w), de, g.table);  // dE += w^T de
                  auto dz = cx.make(w.rows(), w.cols());
                  B::mix_pullback(cx.queue(), ops::kernel::softmax_pullback<T>{w.data, dz.data, dz.data, dz.cols(), beta}, de, p.table, dz);
+                 return const_tensor<B>(dz);
+               }};
+  }
+  auto ruled(context<B>& cx, const params& p, const_tensor<B> z, const mixing_rule& rule) const {
+    auto e = cx.make(z.rows(), width);                                       // (S, C)
+    void* kept = cx.template make_of<std::byte>(static_cast<index_t>(B::mixing_bytes(rule, z.rows(), labels))).data;
+    B::mix_rows(cx.queue(), rule, z, p.table, e, kept);
+    return vjp{e, [&cx, rule, z, e, kept, p](const_tensor<B> de, const params& g) {
+                 auto dz = rule.differentiable ? cx.make(z.rows(), z.cols()) : tensor<B>{};
+                 B::mix_rows_pullback(cx.queue(), rule, z, p.table, e, kept, de, dz, g.table);
                  return const_tensor<B>(dz);
                }};
   }

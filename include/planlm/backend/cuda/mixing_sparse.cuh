@@ -1,0 +1,380 @@
+/// Label mixing where few labels of a row carry weight: the k <= 8 largest, or the largest alone.
+///
+/// Forward, one warp a row: the row of z is read once, each lane keeps the best k of its labels, k rounds over the lanes give the best of the
+/// row; then e is the weighted sum of k rows of the table. Reads S K + S k C values (the latter mostly from the cache), writes S C; a dense
+/// product would need 2 S K C operations.
+/// Pullback: k dots of C per row, dz written once, mostly zeros. dE adds p de to k rows of the table per sentence without atomics: the
+/// S k pairs are sorted by label with their order kept (counts per chunk of pairs, two prefix sums, placement), then each label sums its own
+/// pairs: the same bits in every run.
+#pragma once
+#if !defined(__CUDACC__)
+#error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
+#endif
+#include <algorithm>
+#include <cstddef>
+#include <planlm/backend/cuda/mixing_rows.cuh>
+
+namespace planlm {
+
+namespace kernel {
+
+inline constexpr int most_taken = 8;
+inline constexpr int pairs_of_chunk = 1024;   // sorted by one warp
+inline constexpr int label_tile = 1024;       // labels of one step of a prefix sum
+inline constexpr index_t most_sorted_labels = 16384;  // one int each in shared memory
+
+struct candidate {
+  float value;
+  int label;
+};
+/// Larger values first, then lower labels. A candidate without a label is the last of all.
+__device__ inline bool before(const candidate& a, const candidate& b) {
+  return a.value > b.value || (a.value == b.value && static_cast<unsigned>(a.label) < static_cast<unsigned>(b.label));
+}
+
+/// label, weight (S, taken) and e (S, C) = sum of weight x row of the table. A label of -1 has no weight.
+template <class T, bool Vectors>
+__global__ void __launch_bounds__(128) mixing_taken(const T* z, const T* table, T* e, int* label, float* weight, index_t rows, index_t cols,
+                                                    index_t width, int taken, cuda_detail::logit_rule rule) {
+  using namespace cuda_detail;
+  using chunk = cuda_detail::chunk<T>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
+  if (r >= rows) return;
+  const T* from = z + r * cols;
+  candidate best[most_taken];
+#pragma unroll
+  for (int j = 0; j < most_taken; ++j) best[j] = {-INFINITY, -1};
+  const auto offer = [&](float value, index_t i) {
+    candidate c{value, static_cast<int>(i)};
+    if (!before(c, best[most_taken - 1])) return;
+#pragma unroll
+    for (int j = 0; j < most_taken; ++j)
+      if (before(c, best[j])) {
+        const candidate other = best[j];
+        best[j] = c, c = other;
+      }
+  };
+  if constexpr (Vectors) {
+    for (index_t i = index_t{lane} * chunk::count; i < cols; i += 32 * chunk::count) {
+      float v[chunk::count];
+      chunk::load(from + i, v);
+      if (rule.noise != 0) add_noise<chunk::count>(rule, r, i, v);
+#pragma unroll
+      for (int j = 0; j < chunk::count; ++j) offer(v[j], i + j);
+    }
+  } else {
+    for (index_t i = lane; i < cols; i += 32) offer(noisy(rule, from, r, i), i);
+  }
+  // Round t: the first of the lanes' first candidates is the row's t-th; its lane moves up.
+  candidate row_best[most_taken];
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    row_best[t] = {-INFINITY, -1};
+    if (t >= taken) continue;
+    candidate c = best[0];
+#pragma unroll
+    for (int w = 16; w > 0; w /= 2) {
+      const candidate other{__shfl_xor_sync(0xFFFFFFFFu, c.value, w), __shfl_xor_sync(0xFFFFFFFFu, c.label, w)};
+      if (before(other, c)) c = other;
+    }
+    row_best[t] = c;
+    if (c.label >= 0 && c.label == best[0].label) {
+#pragma unroll
+      for (int j = 0; j + 1 < most_taken; ++j) best[j] = best[j + 1];
+      best[most_taken - 1] = {-INFINITY, -1};
+    }
+  }
+  if (row_best[0].label < 0) row_best[0] = {NAN, 0};  // no number, or none above -infinity
+  const float factor = rule.inverse_temperature * log2_e;
+  float p[most_taken], total = 0;
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    p[t] = row_best[t].label < 0 ? 0.0f : t == 0 && taken == 1 ? 1.0f : exp2_of((row_best[t].value - row_best[0].value) * factor);
+    total += p[t];
+  }
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    p[t] = taken == 1 ? p[t] : p[t] / total;
+    if (t < taken && lane == t) label[r * taken + t] = row_best[t].label, weight[r * taken + t] = p[t];
+    row_best[t].label = row_best[t].label < 0 ? 0 : row_best[t].label;
+  }
+  T* to = e + r * width;
+  constexpr int step = Vectors ? chunk::count : 1;
+  for (index_t i = index_t{lane} * step; i < width; i += 32 * step) {
+    float sum[step] = {};
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t) {
+      if (t >= taken || p[t] == 0) continue;
+      float v[step];
+      const T* row = table + index_t{row_best[t].label} * width + i;
+      if constexpr (Vectors) chunk::load(row, v);
+      else v[0] = static_cast<float>(*row);
+#pragma unroll
+      for (int j = 0; j < step; ++j) sum[j] += p[t] * v[j];
+    }
+    if constexpr (Vectors) chunk::store(to + i, sum);
+    else to[i] = sum[0];
+  }
+}
+
+/// w (S, K) = softmax of the `taken` first labels of a row, zero elsewhere: for many taken. One warp finds one label after the other.
+template <class T>
+__global__ void mixing_weights_of_taken(const T* z, T* w, index_t rows, index_t cols, index_t taken, cuda_detail::logit_rule rule) {
+  using namespace cuda_detail;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
+  if (r >= rows) return;
+  const T* from = z + r * cols;
+  candidate top{}, last{};
+  for (index_t t = 0; t < taken; ++t) {
+    candidate c{-INFINITY, -1};
+    for (index_t i = lane; i < cols; i += 32) {
+      const candidate other{noisy(rule, from, r, i), static_cast<int>(i)};
+      if ((t == 0 || before(last, other)) && before(other, c)) c = other;
+    }
+#pragma unroll
+    for (int width = 16; width > 0; width /= 2) {
+      const candidate other{__shfl_xor_sync(0xFFFFFFFFu, c.value, width), __shfl_xor_sync(0xFFFFFFFFu, c.label, width)};
+      if (before(other, c)) c = other;
+    }
+    if (t == 0) top = c;
+    last = c;
+  }
+  const float factor = rule.inverse_temperature * log2_e;
+  float total = 0;
+  const auto weight = [&](index_t i) {
+    const candidate c{noisy(rule, from, r, i), static_cast<int>(i)};
+    return before(last, c) ? 0.0f : exp2_of((c.value - top.value) * factor);
+  };
+  for (index_t i = lane; i < cols; i += 32) total += weight(i);
+  const float inverse = 1.0f / warp_sum(total);
+  for (index_t i = lane; i < cols; i += 32) w[r * cols + i] = weight(i) * inverse;
+}
+
+/// dz (S, K): at a row's labels weight (g - sum of weight g) / T with g = <de, row of the table>, zero elsewhere.
+template <class T, bool Vectors>
+__global__ void __launch_bounds__(128) mixing_taken_pullback(const T* table, const int* label, const float* weight, const T* de, T* dz, index_t rows,
+                                                             index_t cols, index_t width, int taken, float inverse_temperature) {
+  using chunk = cuda_detail::chunk<T>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
+  if (r >= rows) return;
+  int at[most_taken];
+  float p[most_taken], g[most_taken], mean = 0;
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    at[t] = t < taken ? label[r * taken + t] : -1;
+    p[t] = t < taken ? weight[r * taken + t] : 0.0f;
+    g[t] = 0;
+  }
+  constexpr int step = Vectors ? chunk::count : 1;
+  for (index_t i = index_t{lane} * step; i < width; i += 32 * step) {
+    float d[step];
+    if constexpr (Vectors) chunk::load(de + r * width + i, d);
+    else d[0] = static_cast<float>(de[r * width + i]);
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t) {
+      if (at[t] < 0) continue;
+      float v[step];
+      const T* row = table + index_t{at[t]} * width + i;
+      if constexpr (Vectors) chunk::load(row, v);
+      else v[0] = static_cast<float>(*row);
+#pragma unroll
+      for (int j = 0; j < step; ++j) g[t] += d[j] * v[j];
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    if (t < taken) g[t] = cuda_detail::warp_sum(g[t]);
+    mean += at[t] < 0 ? 0.0f : p[t] * g[t];
+  }
+  T* to = dz + r * cols;
+  if constexpr (Vectors) {
+    for (index_t i = index_t{lane} * step; i < cols; i += 32 * step) *reinterpret_cast<uint4*>(to + i) = make_uint4(0, 0, 0, 0);
+  } else {
+    for (index_t i = lane; i < cols; i += 32) to[i] = 0.0f;
+  }
+  __syncwarp();
+  if (lane == 0)
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t)
+      if (at[t] >= 0) to[at[t]] = inverse_temperature * p[t] * (g[t] - mean);
+}
+
+/// counts (chunks, K): how often a label occurs among the pairs of a chunk. Sums of integers: any order gives the same.
+template <class Int>
+__global__ void count_labels(const Int* label, index_t pairs, index_t labels, Int* counts) {
+  extern __shared__ int count[];
+  for (index_t l = threadIdx.x; l < labels; l += blockDim.x) count[l] = 0;
+  __syncthreads();
+  const index_t begin = index_t{blockIdx.x} * pairs_of_chunk;
+  for (index_t i = begin + threadIdx.x; i < begin + pairs_of_chunk && i < pairs; i += blockDim.x)
+    if (label[i] >= 0) atomicAdd(count + label[i], 1);
+  __syncthreads();
+  for (index_t l = threadIdx.x; l < labels; l += blockDim.x) counts[blockIdx.x * labels + l] = count[l];
+}
+/// counts becomes, per label, the sum over the chunks before; total (K) the sum over all.
+template <class Int>
+__global__ void sum_chunks(Int* counts, index_t chunks, index_t labels, Int* total) {
+  const index_t l = index_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (l >= labels) return;
+  int sum = 0;
+  for (index_t c = 0; c < chunks; ++c) {
+    const int n = counts[c * labels + l];
+    counts[c * labels + l] = sum;
+    sum += n;
+  }
+  total[l] = sum;
+}
+/// start (K + 1): the sum of total over the labels before. One block of label_tile threads.
+template <class Int>
+__global__ void sum_labels(const Int* total, index_t labels, Int* start) {
+  __shared__ int of_warp[32];
+  const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
+  int carry = 0;
+  for (index_t begin = 0; begin < labels; begin += label_tile) {
+    const int n = begin + t < labels ? total[begin + t] : 0;
+    int sum = n;
+#pragma unroll
+    for (int w = 1; w < 32; w *= 2) {
+      const int left = __shfl_up_sync(0xFFFFFFFFu, sum, w);
+      if (lane >= w) sum += left;
+    }
+    if (lane == 31) of_warp[warp] = sum;
+    __syncthreads();
+    int before_warp = 0, all = 0;
+    for (int w = 0; w < label_tile / 32; ++w) {
+      if (w < warp) before_warp += of_warp[w];
+      all += of_warp[w];
+    }
+    if (begin + t < labels) start[begin + t] = carry + before_warp + sum - n;
+    carry += all;
+    __syncthreads();
+  }
+  if (t == 0) start[labels] = carry;
+}
+/// order: the numbers of the pairs by label, those of one label ascending. The first warp of the block places, the others help to load.
+template <class Int>
+__global__ void place_pairs(const Int* label, index_t pairs, index_t labels, const Int* counts, const Int* start, Int* order) {
+  extern __shared__ int next[];
+  for (index_t l = threadIdx.x; l < labels; l += blockDim.x) next[l] = start[l] + counts[blockIdx.x * labels + l];
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  const index_t begin = index_t{blockIdx.x} * pairs_of_chunk;
+  for (int i = 0; i < pairs_of_chunk; i += 32) {
+    const index_t pair = begin + i + threadIdx.x;
+    const int l = pair < pairs ? label[pair] : -1;
+    const unsigned same = __match_any_sync(0xFFFFFFFFu, l);
+    const int rank = __popc(same & ((1u << threadIdx.x) - 1));
+    const int at = l >= 0 ? next[l] : 0;
+    __syncwarp();
+    if (l >= 0) {
+      order[at + rank] = static_cast<int>(pair);
+      if (rank == 0) next[l] = at + __popc(same);
+    }
+    __syncwarp();
+  }
+}
+/// dE[label] += sum over its pairs of weight x de[pair / taken]. Eight warps of a block take every eighth pair of a tile of columns each.
+template <class T, bool Vectors>
+__global__ void __launch_bounds__(256) add_taken_rows(const int* order, const int* start, const float* weight, const T* de, T* dtable,
+                                                      index_t width, int taken) {
+  using chunk = cuda_detail::chunk<T>;
+  constexpr int step = Vectors ? chunk::count : 1, warps = 8;
+  __shared__ float part[warps][32 * step];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int begin = start[blockIdx.x], end = start[blockIdx.x + 1];
+  if (begin == end) return;
+  const index_t column = (index_t{blockIdx.y} * 32 + lane) * step;
+  const bool inside = column < width;
+  float sum[step] = {};
+#pragma unroll 4
+  for (int i = begin + warp; i < end; i += warps) {
+    const int pair = order[i];
+    const float p = weight[pair];
+    if (!inside) continue;
+    float d[step];
+    const T* row = de + index_t{pair / taken} * width + column;
+    if constexpr (Vectors) chunk::load(row, d);
+    else d[0] = static_cast<float>(*row);
+#pragma unroll
+    for (int j = 0; j < step; ++j) sum[j] += p * d[j];
+  }
+#pragma unroll
+  for (int j = 0; j < step; ++j) part[warp][lane * step + j] = sum[j];
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < 32 * step; i += 32 * warps) {
+    const index_t c = index_t{blockIdx.y} * 32 * step + i;
+    if (c >= width) continue;
+    float all = part[0][i];
+#pragma unroll
+    for (int w = 1; w < warps; ++w) all += part[w][i];
+    T* to = dtable + index_t{blockIdx.x} * width + c;
+    *to = static_cast<float>(*to) + all;
+  }
+}
+
+}  // namespace kernel
+
+namespace cuda_detail {
+
+/// The labels taken and their weights: (S, taken) each.
+struct taken_labels {
+  int* label;
+  float* weight;
+  int count;
+  static constexpr std::size_t bytes(index_t rows, index_t count) { return static_cast<std::size_t>(rows * count) * (sizeof(int) + sizeof(float)); }
+  static taken_labels at(void* memory, index_t rows, index_t count) {
+    auto* label = static_cast<int*>(memory);
+    return {label, reinterpret_cast<float*>(label + rows * count), static_cast<int>(count)};
+  }
+};
+
+template <class T>
+void mix_taken(cuda_queue& q, const logit_rule& rule, const T* z, const T* table, T* e, const taken_labels& taken, index_t rows, index_t cols,
+               index_t width) {
+  if (rows == 0) return;
+  const bool vectors = cols % chunk<T>::count == 0 && width % chunk<T>::count == 0 && aligned_to_16(z) && aligned_to_16(table) && aligned_to_16(e);
+  const auto f = vectors ? kernel::mixing_taken<T, true> : kernel::mixing_taken<T, false>;
+  q.launch("mixing_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, f, z, table, e, taken.label, taken.weight, rows, cols, width, taken.count, rule);
+}
+template <class T>
+void mix_taken_pullback(cuda_queue& q, const logit_rule& rule, const T* table, const taken_labels& taken, const T* de, T* dz, index_t rows,
+                        index_t cols, index_t width) {
+  if (rows == 0) return;
+  const bool vectors = cols % chunk<T>::count == 0 && width % chunk<T>::count == 0 && aligned_to_16(de) && aligned_to_16(table) && aligned_to_16(dz);
+  const auto f = vectors ? kernel::mixing_taken_pullback<T, true> : kernel::mixing_taken_pullback<T, false>;
+  q.launch("mixing_taken_pullback", dim3(blocks_of(rows, 4)), dim3(128), 0, f, table, taken.label, taken.weight, de, dz, rows, cols, width,
+           taken.count, rule.inverse_temperature);
+}
+template <class T>
+void mixing_weights_of_taken(cuda_queue& q, const logit_rule& rule, index_t taken, const T* z, T* w, index_t rows, index_t cols) {
+  if (rows == 0 || cols == 0) return;
+  q.launch("mixing_weights_of_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing_weights_of_taken<T>, z, w, rows, cols, taken, rule);
+}
+/// Whether add_taken has room for a count of every label.
+inline bool can_sort_labels(index_t labels) { return labels <= kernel::most_sorted_labels; }
+/// dE (K, C) += the rows taken. Needs can_sort_labels(K).
+template <class T>
+void add_taken(cuda_queue& q, const taken_labels& taken, const T* de, T* dtable, index_t rows, index_t labels, index_t width) {
+  const index_t pairs = rows * taken.count;
+  if (pairs == 0 || labels == 0 || width == 0) return;
+  const index_t chunks = (pairs + kernel::pairs_of_chunk - 1) / kernel::pairs_of_chunk;
+  auto* counts = static_cast<int*>(q.scratch(static_cast<std::size_t>(chunks * labels + 2 * labels + 1 + pairs) * sizeof(int)));
+  int *total = counts + chunks * labels, *start = total + labels, *order = start + labels + 1;
+  const std::size_t shared = static_cast<std::size_t>(labels) * sizeof(int);
+  const dim3 grid(static_cast<unsigned>(chunks));
+  q.launch("count_labels", grid, dim3(256), shared, kernel::count_labels<int>, taken.label, pairs, labels, counts);
+  q.launch("sum_chunks", dim3(blocks_of(labels, 128)), dim3(128), 0, kernel::sum_chunks<int>, counts, chunks, labels, total);
+  q.launch("sum_labels", dim3(1), dim3(kernel::label_tile), 0, kernel::sum_labels<int>, total, labels, start);
+  q.launch("place_pairs", grid, dim3(256), shared, kernel::place_pairs<int>, taken.label, pairs, labels, counts, start, order);
+  const bool vectors = width % chunk<T>::count == 0 && aligned_to_16(de);
+  const auto f = vectors ? kernel::add_taken_rows<T, true> : kernel::add_taken_rows<T, false>;
+  const index_t columns = 32 * (vectors ? chunk<T>::count : 1);
+  q.launch("add_taken_rows", dim3(static_cast<unsigned>(labels), blocks_of(width, columns)), dim3(256), 0, f, order, start, taken.weight, de, dtable,
+           width, taken.count);
+}
+
+}  // namespace cuda_detail
+}  // namespace planlm
