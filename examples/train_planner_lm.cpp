@@ -9,6 +9,7 @@
 #include <csignal>
 #include <filesystem>
 #include <iostream>
+#include <memory>
 #include <new>
 #include <string>
 #include <system_error>
@@ -70,13 +71,14 @@ void train(const options& o, const std::vector<std::string>& command) {
 
   const run_description description{o, d.fingerprint, d.description, command};
 
-  context<B> cx{B::queue{o.threads}};
-  run r(cx, folder, interrupt);
+  const std::unique_ptr<learner> device =
+      o.device == "cuda" ? make_cuda_learner(sizes_of(o, d), o.precision) : make_cpu_learner(sizes_of(o, d), o.threads);
+  run r(*device, folder, interrupt);
   std::vector<variant_result> results = read_results(folder);
   std::vector<std::string> reports;
   for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
     r.stop_if_asked();
-    experiment e(cx, d, vectors, o, seed, r);
+    experiment e(*device, d, vectors, o, seed, r);
     const work w = settle(folder, description, [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); });
     r.identify(identity(description, w));
     if (seed == o.first_seed) {
@@ -114,6 +116,8 @@ int main(int argc, char** argv) {
   try {
     int status = 0;
     if (!parse(argc, argv, o, status)) return status;
+    if (o.device == "cuda")
+      if (const std::string complaint = cuda_complaint(); !complaint.empty()) throw input_error("--device cuda: " + complaint);
     train(o, std::vector<std::string>(argv, argv + argc));
     return 0;
   } catch (const interrupted& stop) {

@@ -60,6 +60,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
   whole("--seeds", o.seeds, "runs with seeds 1 .. N");
   whole("--first-seed", o.first_seed, "number of the first seed", 0);
   above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
+  app.add_option("--device", o.device, "cpu or cuda")->take_last()->capture_default_str();
+  app.add_option("--precision", o.precision, "on cuda: float32, tf32 or bf16 (weights are kept in float32)")->take_last()->capture_default_str();
   whole("--threads", o.threads, "default: one per processor");
   whole("--layers", o.layers, "blocks of the language model");
   whole("--width", o.width, "its width");
@@ -120,6 +122,11 @@ bool parse(int argc, char** argv, options& o, int& status) {
     throw input_error("--splitter: there is no splitter '" + o.splitter + "'; choose from " + splitter_list());
   if (o.score != "test" && o.score != "valid")
     throw input_error("--score: '" + o.score + "' is no part of the documents; choose test or valid");
+  if (o.device != "cpu" && o.device != "cuda") throw input_error("--device: there is no device '" + o.device + "'; choose cpu or cuda");
+  if (o.precision != "float32" && o.precision != "tf32" && o.precision != "bf16")
+    throw input_error("--precision: there is no precision '" + o.precision + "'; choose float32, tf32 or bf16");
+  if (o.device == "cpu" && o.precision != "float32")
+    throw input_error("--precision " + o.precision + " is for --device cuda; the CPU computes in float32");
   if (o.width % o.heads != 0)
     throw input_error("--width " + std::to_string(o.width) + " is no multiple of --heads " + std::to_string(o.heads));
   if (o.label_width % o.planner_heads != 0)

@@ -15,7 +15,7 @@ inline const std::vector<std::string> all_variants{"none",          "fixed",    
 /// A flag that changes the numbers is also listed in results.cpp, where a run is told from another.
 struct options {
   std::filesystem::path text, test_text, out;
-  std::string format = "automatic", splitter = "icu", score = "test";
+  std::string format = "automatic", splitter = "icu", score = "test", device = "cpu", precision = "float32";
   std::vector<std::string> variants = all_variants;
   int seeds = 1, first_seed = 1, threads = 0;
   double minutes = 0;

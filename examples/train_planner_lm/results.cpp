@@ -132,7 +132,10 @@ void write_results(const run_folder& folder, const run_description& run, const w
                    const std::vector<variant_result>& results) {
   json config = identity_of(run), list = json::array();
   config["steps"] = to_json(w);
+  // Not part of the identity: a run may go on elsewhere, from the same files.
   config["threads"] = run.flags.threads;
+  config["device"] = run.flags.device;
+  config["precision"] = run.flags.precision;
   config["command"] = run.command;
   config["labels_report"] = reports;
   for (const variant_result& r : results) list.push_back(to_json(r));

@@ -8,11 +8,11 @@
 #include <cstdlib>
 #include <iostream>
 #include <span>
+#include <utility>
 #include <nlohmann/json.hpp>
 #include <planlm/io/progress.hpp>
 #include <planlm/io/run_folder.hpp>
 #include <planlm/io/safetensors.hpp>
-#include <planlm/training/clipping.hpp>
 
 namespace train_planner_lm {
 namespace {
@@ -34,8 +34,8 @@ std::string exact(double value) {
   return text.data();
 }
 
-run::run(context<B>& cx, const run_folder& folder, const interrupt_guard& interrupt)
-    : cx_(cx), folder_(folder), metrics_(std::make_unique<metrics_log>(folder.file("metrics.jsonl"))), interrupt_(interrupt) {
+run::run(learner& device, const run_folder& folder, const interrupt_guard& interrupt)
+    : device_(device), folder_(folder), metrics_(std::make_unique<metrics_log>(folder.file("metrics.jsonl"))), interrupt_(interrupt) {
   if (!metrics_->cut_off().empty()) std::cerr << "metrics.jsonl ended in half a line; it was removed\n";
 }
 run::~run() = default;
@@ -46,10 +46,10 @@ void run::stop_if_asked() const {
   if (interrupt_.requested()) throw interrupted{interrupt_.signal()};
 }
 
-std::string run::parameter_not_finite(const std::vector<trained_part>& parts) {
-  for (const trained_part& p : parts)
-    if (const auto at = find_not_finite(cx_, *p.slots, p.weights))
-      return "the parameter " + p.name + "." + at->parameter + " is the first that is not a finite number";
+std::string run::parameter_not_finite(const std::vector<named_part>& parts) {
+  for (const named_part& p : parts)
+    if (const std::string at = p.values->first_not_finite(); !at.empty())
+      return "the parameter " + p.name + "." + at + " is the first that is not a finite number";
   return "";
 }
 
@@ -70,7 +70,7 @@ run::summary run::stage(const stage_state& state, const std::function<step_resul
       throw numeric_error(key + ", step " + std::to_string(s + 1) + ": " + what + "; " + place + "; try a smaller " +
                           state.rate_flags);
     };
-    cx_.random = cx_.random.at_step(static_cast<std::uint32_t>(s));
+    device_.random = device_.random.at_step(static_cast<std::uint32_t>(s));
     const step_result r = step(s);
     if (!std::isfinite(r.loss)) fail(std::isnan(r.loss) ? "the loss is not a number" : "the loss is infinite", where(s));
     if (!std::isfinite(r.gradient)) fail("the gradient is not a finite number", where(s));
@@ -113,15 +113,15 @@ void run::save(const std::string& key, const stage_state& state, index_t step, d
                                            {"seconds", exact(seconds)}, {"tokens", std::to_string(tokens)}, {"smoothed", exact(shown)}};
   for (const auto& [name, value] : state.numbers) about[name] = exact(*value);
   values.reserve(state.parts.size() * 3);
-  const auto add = [&](const std::string& name, const_accum_tensor<B> v) {
-    values.push_back(cx_.read(v));
-    tensors.push_back({name, {v.size()}, std::span<const float>(values.back())});
+  const auto add = [&](const std::string& name, std::vector<float> v) {
+    values.push_back(std::move(v));
+    tensors.push_back({name, {static_cast<index_t>(values.back().size())}, std::span<const float>(values.back())});
   };
-  for (const trained_part& p : state.parts) {
-    add(p.name + ".weights", p.weights);
-    if (!p.optimiser) continue;
-    for (const auto& s : p.optimiser->state()) add(p.name + "." + std::string(s.name), s.values);
-    about[p.name + ".count"] = std::to_string(p.optimiser->count);
+  for (const named_part& p : state.parts) {
+    add(p.name + ".weights", p.values->read());
+    const std::vector<std::string> moments = p.values->moments();
+    for (std::size_t n = 0; n < moments.size(); ++n) add(p.name + "." + moments[n], p.values->read_moment(n));
+    if (!moments.empty()) about[p.name + ".count"] = std::to_string(p.values->count());
   }
   write_safetensors(checkpoint(), tensors, about);
 }
@@ -152,21 +152,27 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
   const auto step = static_cast<index_t>(number("step"));
   if (step < 1 || step > state.steps)
     throw input_error(checkpoint().string() + ": is at step " + value("step") + " of " + std::to_string(state.steps) + remedy);
-  std::vector<std::pair<accum_tensor<B>, std::vector<float>>> tensors;
-  const auto read = [&](const std::string& name, accum_tensor<B> to) {
-    tensors.emplace_back(to, file.contains(name) ? file.read<float>(name) : std::vector<float>());
-    if (static_cast<index_t>(tensors.back().second.size()) != to.size())
-      throw input_error(checkpoint().string() + ": '" + name + "' has " + std::to_string(tensors.back().second.size()) +
-                        " values, expected " + std::to_string(to.size()) + remedy);
+  const auto read = [&](const std::string& name, index_t size) {
+    std::vector<float> values = file.contains(name) ? file.read<float>(name) : std::vector<float>();
+    if (static_cast<index_t>(values.size()) != size)
+      throw input_error(checkpoint().string() + ": '" + name + "' has " + std::to_string(values.size()) + " values, expected " +
+                        std::to_string(size) + remedy);
+    return values;
   };
-  for (const trained_part& p : state.parts) {
-    read(p.name + ".weights", p.weights);
-    if (!p.optimiser) continue;
-    for (const auto& s : p.optimiser->state()) read(p.name + "." + std::string(s.name), s.values);
-    p.optimiser->count = static_cast<index_t>(number(p.name + ".count"));
+  std::vector<std::vector<std::vector<float>>> values;  // of each part: weights, then moments
+  std::vector<index_t> counts;
+  for (const named_part& p : state.parts) {
+    values.push_back({read(p.name + ".weights", p.values->size())});
+    const std::vector<std::string> moments = p.values->moments();
+    for (const std::string& name : moments) values.back().push_back(read(p.name + "." + name, p.values->size()));
+    counts.push_back(moments.empty() ? 0 : static_cast<index_t>(number(p.name + ".count")));
   }
-  for (const auto& [to, values] : tensors) B::upload(cx_.queue(), to.data, values.data(), values.size() * sizeof(float));
-  for (const trained_part& p : state.parts) round_weights<B>(cx_, p.weights);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    part& to = *state.parts[i].values;
+    to.write(values[i][0]);
+    for (std::size_t n = 1; n < values[i].size(); ++n) to.write_moment(n - 1, values[i][n]);
+    if (values[i].size() > 1) to.count() = counts[i];
+  }
   for (const auto& [name, to] : state.numbers) *to = number(name);
   seconds = number("seconds");
   tokens = static_cast<index_t>(number("tokens"));
@@ -175,10 +181,10 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
   return step;
 }
 
-void run::save_parameters(const trained_part& part, const std::filesystem::path& path, const std::map<std::string, std::string>& about) {
-  const std::vector<float> values = cx_.read(const_accum_tensor<B>(part.weights));
+void run::save_parameters(part& from, const std::filesystem::path& path, const std::map<std::string, std::string>& about) {
+  const std::vector<float> values = from.read();
   std::vector<tensor_ref> tensors;
-  for (const parameter_slot& slot : *part.slots) {
+  for (const parameter_slot& slot : from.slots()) {
     std::vector<index_t> shape{slot.spec.extents[0]};
     if (slot.spec.rank == 2) shape.push_back(slot.spec.extents[1]);
     tensors.push_back({slot.spec.name, shape, std::span(values).subspan(static_cast<std::size_t>(slot.offset), static_cast<std::size_t>(slot.spec.size()))});
@@ -186,7 +192,7 @@ void run::save_parameters(const trained_part& part, const std::filesystem::path&
   write_safetensors(path, tensors, about);
 }
 
-std::map<std::string, std::string> run::load_parameters(const trained_part& part, const std::filesystem::path& path,
+std::map<std::string, std::string> run::load_parameters(part& to, const std::filesystem::path& path,
                                                         const std::map<std::string, std::string>& about) {
   constexpr auto remedy = "; remove the file to make it again, or choose another --out";
   const tensor_file file = open_own(path);
@@ -195,8 +201,8 @@ std::map<std::string, std::string> run::load_parameters(const trained_part& part
     if (found == file.metadata().end() || found->second != value)
       throw input_error(path.string() + ": its '" + key + "' is not that of this run" + remedy);
   }
-  std::vector<float> values(static_cast<std::size_t>(part.weights.size()));
-  for (const parameter_slot& slot : *part.slots) {
+  std::vector<float> values(static_cast<std::size_t>(to.size()));
+  for (const parameter_slot& slot : to.slots()) {
     const std::string& name = slot.spec.name;
     if (!file.contains(name)) throw input_error(path.string() + ": tensor '" + name + "' is missing" + remedy);
     const std::vector<float> read = file.read<float>(name);
@@ -205,7 +211,7 @@ std::map<std::string, std::string> run::load_parameters(const trained_part& part
                         std::to_string(slot.spec.size()) + remedy);
     std::copy(read.begin(), read.end(), values.begin() + static_cast<std::ptrdiff_t>(slot.offset));
   }
-  write_weights<B>(cx_, part.weights, values);
+  to.write(values);
   return file.metadata();
 }
 

@@ -7,9 +7,8 @@
 #include <string>
 #include <utility>
 #include <vector>
-#include "system.hpp"
+#include "learner.hpp"
 #include <planlm/io/interrupt.hpp>
-#include <planlm/training/adamw.hpp>
 
 namespace planlm {
 class metrics_log;
@@ -23,25 +22,14 @@ struct interrupted {
   int signal;
 };
 
-/// Flat weights, their parameters' names and their optimiser, as a checkpoint holds them. Weights that are only kept have no optimiser.
-struct trained_part {
+/// A part and its name in a checkpoint.
+struct named_part {
   std::string name;
-  flat_weights<B> weights;
-  const std::vector<parameter_slot>* slots;
-  adamw<B>* optimiser = nullptr;
+  part* values;
 };
 
-template <class Store>
-trained_part part_of(const std::string& name, Store& store, adamw<B>* optimiser = nullptr) {
-  return {name, store.flat_weights(), &store.slots(), optimiser};
-}
-
-/// What one step reports.
-struct step_result {
-  double loss;
-  index_t tokens;
-  double gradient;  // its norm; an optimiser skips a step where that is no finite number
-};
+/// A number as text that reads back to the same bits.
+std::string exact(double value);
 
 /// What a stage is called, how long it is, and all that changes in it: going on needs every bit of that.
 struct stage_state {
@@ -49,13 +37,13 @@ struct stage_state {
   int seed;
   index_t steps;
   std::string rate_flags;                               // what to lower when a loss stops being a number
-  std::vector<trained_part> parts;
+  std::vector<named_part> parts;
   std::vector<std::pair<std::string, double*>> numbers;
 };
 
 class run {
  public:
-  run(context<B>& cx, const run_folder& folder, const interrupt_guard& interrupt);
+  run(learner& device, const run_folder& folder, const interrupt_guard& interrupt);
   ~run();
 
   struct summary {
@@ -71,7 +59,7 @@ class run {
   void stop_if_asked() const;
 
   /// The first parameter with a value that is no finite number, in words; empty if there is none.
-  std::string parameter_not_finite(const std::vector<trained_part>& parts);
+  std::string parameter_not_finite(const std::vector<named_part>& parts);
 
   /// What the files of this run carry: settings, text and steps.
   void identify(std::string identity) { identity_ = std::move(identity); }
@@ -80,17 +68,17 @@ class run {
   std::filesystem::path checkpoint() const { return file("checkpoint.safetensors"); }
 
   /// Named parameters, written whole or not at all, with what the file says of itself.
-  void save_parameters(const trained_part& part, const std::filesystem::path& path, const std::map<std::string, std::string>& about);
+  void save_parameters(part& from, const std::filesystem::path& path, const std::map<std::string, std::string>& about);
   /// Reads what save_parameters wrote, and gives all that it says of itself. Errors: input_error for a damaged file, another run's file
   /// or another model's tensors.
-  std::map<std::string, std::string> load_parameters(const trained_part& part, const std::filesystem::path& path,
+  std::map<std::string, std::string> load_parameters(part& to, const std::filesystem::path& path,
                                                      const std::map<std::string, std::string>& about);
 
  private:
   void save(const std::string& key, const stage_state& state, index_t step, double seconds, index_t tokens, double shown);
   index_t load(const std::string& key, const stage_state& state, double& seconds, index_t& tokens, double& shown);
 
-  context<B>& cx_;
+  learner& device_;
   const run_folder& folder_;
   std::unique_ptr<metrics_log> metrics_;
   const interrupt_guard& interrupt_;

@@ -1,7 +1,9 @@
 /// The main job from outside: what it does with bad input, what it leaves behind, and that going on means the same run.
 ///
 /// Models are tiny and texts are made here; nothing is said about quality.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <sstream>
 #include <string>
@@ -148,6 +150,9 @@ TEST_CASE("flags that make no sense are refused with the flag and what it takes"
   CHECK(has(of({"--variants", "fixed,mixtrue"}), "there is no variant 'mixtrue'; choose from none, fixed, uniform"));
   CHECK(has(of({"--variants", "fixed,mixtrue"}), "oracle-oracle"));
   CHECK(has(of({"--format", "pdf"}), "there is no format 'pdf'; choose from automatic, lines, running, json-lines, verses"));
+  CHECK(has(of({"--device", "tpu"}), "--device: there is no device 'tpu'; choose cpu or cuda"));
+  CHECK(has(of({"--device", "cuda", "--precision", "int8"}), "there is no precision 'int8'; choose float32, tf32 or bf16"));
+  CHECK(has(of({"--precision", "bf16"}), "--precision bf16 is for --device cuda; the CPU computes in float32"));
   CHECK(has(of({"--width", "30", "--heads", "4"}), "--width 30 is no multiple of --heads 4"));
   CHECK(has(of({"--first-adapted", "2"}), "--first-adapted 2: the blocks are numbered 0 to 1"));
   CHECK(has(of({"--vocabulary", "40"}), "give at least 320"));
@@ -394,6 +399,78 @@ TEST_CASE("a wish for less time than anything takes still gives a table") {
                 "2", "--vocabulary", "330", "--length", "16", "--threads", "1", "--variants", "none,fixed,mixture-joint"});
   CHECK(r.status == 0);
   CHECK(has(r.out, "mixture-joint, argmax at test"));
+}
+
+namespace {
+
+/// Whether a run on the GPU was refused for want of one: then with one line that says what to do.
+bool no_gpu(const examples::outcome& r) {
+  if (r.status == 0) return false;
+  const std::string message = refusal(r);
+  INFO(message);
+  CHECK(message.starts_with("--device cuda: "));
+  CHECK(message.find("--device cpu") != std::string::npos);
+  const bool absent = message.find("there is no GPU") != std::string::npos || message.find("built without CUDA") != std::string::npos;
+  CHECK(absent);
+  if (absent) WARN("SKIPPED: " << message);
+  return absent;
+}
+
+/// The numbers after `key` in results.json, in order.
+std::vector<double> all_of(const fs::path& run, const std::string& key) {
+  const std::string text = contents(run / "results.json"), mark = '"' + key + "\": ";
+  std::vector<double> values;
+  for (std::size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at + 1))
+    values.push_back(std::stod(text.substr(at + mark.size(), 40)));
+  return values;
+}
+double furthest(const fs::path& one, const fs::path& other) {
+  const std::vector<double> a = all_of(one, "test_nll"), b = all_of(other, "test_nll");
+  double most = a.empty() || a.size() != b.size() ? 1e9 : 0;
+  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
+  return most;
+}
+
+const words all_paths{"--variants", "none,fixed,sampled,mixture-frozen,top5-frozen,straight-through,gumbel,mixture-joint-delayed,mixture-joint"};
+
+}  // namespace
+
+TEST_CASE("the same run with --device cuda gives the losses of the CPU, near as the precision allows") {
+  if (missing()) return;
+  const place p;
+  const std::string gpu = p.out + "-gpu";
+  if (no_gpu(train(p.text, gpu, all_paths + words{"--device", "cuda"}))) return;
+  CHECK(has(contents(fs::path(gpu) / "results.json"), "\"device\": \"cuda\""));
+  REQUIRE(train(p.text, p.out, all_paths).status == 0);
+  CHECK(furthest(p.out, gpu) < 2e-4);
+  REQUIRE(train(p.text, gpu + "2", all_paths + words{"--device", "cuda"}).status == 0);
+  CHECK(numbers(gpu) == numbers(gpu + "2"));
+  for (const char* precision : {"tf32", "bf16"}) {
+    const std::string out = gpu + precision;
+    REQUIRE(train(p.text, out, all_paths + words{"--device", "cuda", "--precision", precision}).status == 0);
+    INFO(precision);
+    CHECK(furthest(p.out, out) < 0.05);
+  }
+}
+
+TEST_CASE("a run begun with --device cuda goes on without, from the same files, and the other way round") {
+  if (missing()) return;
+  const place p;
+  const words flags = longer + words{"--variants", "mixture-joint"};
+  const std::string gpu = p.out + "-gpu";
+  const words on_cpu = words{"--text", p.text, "--out", gpu} + tiny + flags, on_gpu = on_cpu + words{"--device", "cuda", "--precision", "bf16"};
+  {
+    const place other;
+    if (no_gpu(train(other.text, other.out, words{"--variants", "none", "--device", "cuda"}))) return;
+  }
+  REQUIRE(train(p.text, p.out, flags).status == 0);
+  CHECK(stop_in("base", on_gpu, gpu, SIGINT).status == 128 + SIGINT);
+  CHECK(stop_in("planner", on_cpu, gpu, SIGINT).status == 128 + SIGINT);
+  CHECK(stop_in("mixture-joint", on_gpu, gpu, SIGINT).status == 128 + SIGINT);
+  const examples::outcome last = examples::run(program, on_cpu);
+  CHECK(last.status == 0);
+  CHECK(has(last.err, "seed 1 mixture-joint: going on from step "));
+  CHECK(furthest(p.out, gpu) < 0.05);
 }
 
 TEST_CASE("every form of text gives a run") {

@@ -1,82 +1,56 @@
-/// The trained parts, and how batches of text become views of the backend.
+/// How batches of text become plain numbers for a device, and in what order they come.
 #pragma once
-#include <cmath>
-#include <memory>
-#include <optional>
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
+#include "learner.hpp"
 #include "prepare.hpp"
-#include <planlm/cpu.hpp>
 
 namespace train_planner_lm {
 
-/// The program's one choice of backend.
-using B = cpu<float>;
-
-using model_type = planner_lm<B>;
-using lm_store = parameters<model_type::lm_type>;
-using adapter_store = parameters<model_type::adapter_stack>;
-using planner_store = parameters<planner<B>>;
-
-inline model_type make_model(const options& o, const data& d) {
-  return {{d.vocabulary.size(), o.length, o.width, o.heads, o.layers}, o.labels, o.label_width, o.first_adapted};
-}
-inline planner<B> make_planner(const options& o) {
-  return {o.label_width, o.labels, o.planner_heads, o.planner_inner, o.planner_layers};
+inline learner_sizes sizes_of(const options& o, const data& d) {
+  return {d.vocabulary.size(), o.length, o.width, o.heads, o.layers, o.first_adapted,
+          o.labels, o.label_width, o.planner_heads, o.planner_inner, o.planner_layers};
 }
 
-/// A number as text that reads back to the same bits.
-std::string exact(double value);
-
-/// A batch as the backend sees it; lives until the scope of the step ends.
-struct device_batch {
-  planned_rows<B> rows;
-  indices<B> labels;                 // (S) oracle labels
-  const_tensor<B> logits;            // (S, K) of the frozen planner, if they were given
-  const_tensor<B> context;           // (R, label width) embeddings the planner sees, if asked for
-  sequences<B> contexts;
-  index_t tokens() const { return rows.tokens.size(); }
-};
-
-/// Fills batches; its buffers are reused, so that a step allocates nothing once they have grown.
+/// Fills batches; its buffers are reused, so that a step allocates nothing once they have grown. A batch is good until the next.
 class batcher {
  public:
   batcher(const data& d, const labelling& l, const options& o) : data_(&d), labelling_(&l), context_(o.context), labels_(o.labels) {}
 
   /// Chunks of text. `logits`: of all sentences, (sentences, K), or null. `with_context`: for a planner that runs in the step.
-  device_batch load(context<B>& cx, std::span<const text::chunk> chunks, const std::vector<float>* logits, bool with_context) {
+  host_batch load(std::span<const text::chunk> chunks, const std::vector<float>* logits, bool with_context) {
     text::make_batch(data_->corpus.documents, chunks, batch_);
-    device_batch out;
-    out.rows = {cx.upload(batch_.tokens), cx.upload(batch_.targets), cx.upload(batch_.sentence),
-                {cx.upload(batch_.sequence_offsets), batch_.sequence_offsets.data(), cx.upload(batch_.positions)},
-                static_cast<index_t>(batch_.sentences.size())};
-    fill_sentences(cx, batch_.sentences, logits, with_context, out);
+    host_batch out;
+    out.tokens = batch_.tokens;
+    out.targets = batch_.targets;
+    out.sentence = batch_.sentence;
+    out.chunk_offsets = batch_.sequence_offsets;
+    out.positions = batch_.positions;
+    fill_sentences(batch_.sentences, logits, with_context, out);
     return out;
   }
   /// Sentences alone, for the planner.
-  device_batch load(context<B>& cx, std::span<const text::sentence_ref> sentences) {
-    device_batch out;
-    fill_sentences(cx, sentences, nullptr, true, out);
+  host_batch load(std::span<const text::sentence_ref> sentences) {
+    host_batch out;
+    fill_sentences(sentences, nullptr, true, out);
     return out;
   }
-  const text::batch& host() const { return batch_; }
 
  private:
-  void fill_sentences(context<B>& cx, std::span<const text::sentence_ref> sentences, const std::vector<float>* logits,
-                      bool with_context, device_batch& out) {
+  void fill_sentences(std::span<const text::sentence_ref> sentences, const std::vector<float>* logits, bool with_context, host_batch& out) {
     oracle_.clear();
     for (const text::sentence_ref s : sentences) oracle_.push_back(labelling_->labels[static_cast<std::size_t>(data_->row_of(s))]);
-    out.labels = cx.upload(oracle_);
-    const auto count = static_cast<index_t>(sentences.size());
+    out.labels = oracle_;
     if (logits) {
-      values_.clear();
+      logits_.clear();
       const auto width = static_cast<std::size_t>(labels_);
       for (const text::sentence_ref s : sentences) {
         const auto from = logits->begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(data_->row_of(s)) * width);
-        values_.insert(values_.end(), from, from + static_cast<std::ptrdiff_t>(width));
+        logits_.insert(logits_.end(), from, from + static_cast<std::ptrdiff_t>(width));
       }
-      out.logits = cx.upload(std::span<const float>(values_), count, static_cast<index_t>(width));
+      out.logits = logits_;
     }
     if (!with_context) return;
     text::planner_contexts(sentences, data_->first_row, context_, labelling_->empty_row(), rows_);
@@ -89,8 +63,9 @@ class batcher {
         const auto row = e.row(rows_.rows[static_cast<std::size_t>(r)]);
         values_.insert(values_.end(), row.begin(), row.end());
       }
-    out.context = cx.upload(std::span<const float>(values_), static_cast<index_t>(rows_.rows.size()), e.width);
-    out.contexts = {cx.upload(rows_.offsets), rows_.offsets.data(), cx.upload(positions_)};
+    out.context = values_;
+    out.context_offsets = rows_.offsets;
+    out.context_positions = positions_;
   }
 
   const data* data_;
@@ -99,7 +74,7 @@ class batcher {
   text::batch batch_;
   text::context_rows rows_;
   std::vector<int> oracle_, positions_;
-  std::vector<float> values_;
+  std::vector<float> values_, logits_;
 };
 
 /// Batches of chunks in an order that depends on the seed alone: every variant sees the same.
