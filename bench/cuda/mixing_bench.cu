@@ -92,10 +92,10 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
                {"hard", {.discrete = true, .differentiable = false}}};
   void* kept = cuda_detail::allocate(static_cast<std::size_t>(S * K) * 2 + static_cast<std::size_t>(S) * 64, "a benchmark");
   for (const auto& r : rules) {
-    const auto forward = [&] { cuda_detail::mix<B, bfloat16>(q, r.rule, matrix(z), matrix(table), e, kept); };
+    const auto forward = [&] { cuda_detail::mixing::mix<B, bfloat16>(q, r.rule, matrix(z), matrix(table), e, kept); };
     const auto both = [&] {
       forward();
-      cuda_detail::mix_pullback<B, bfloat16>(q, r.rule, matrix(z), matrix(table), matrix(e), kept, matrix(de), r.rule.differentiable ? dz : target{}, dtable);
+      cuda_detail::mixing::mix_pullback<B, bfloat16>(q, r.rule, matrix(z), matrix(table), matrix(e), kept, matrix(de), r.rule.differentiable ? dz : target{}, dtable);
     };
     const double f = t.median(forward), b = t.median(both), s = t.steady(both);
     std::printf("{\"what\":\"mixing\",\"rule\":\"%s\",\"sentences\":%lld,\"labels\":%lld,\"width\":%lld,\"forward_us\":%.1f,\"forward_backward_us\":%.1f,"
@@ -107,7 +107,7 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
   auto* w = static_cast<bfloat16*>(kept);
   const target weights(w, S, K);
   auto* dots = static_cast<float*>(cuda_detail::allocate(static_cast<std::size_t>(S) * 4, "a benchmark"));
-  const cuda_detail::logit_rule logits = cuda_detail::logits_of({});
+  const cuda_detail::mixing::logit_rule logits = cuda_detail::mixing::logits_of({});
   const auto part = [&](const char* name, double least, const std::function<void()>& work) {
     const double us = t.median(work);
     std::printf("{\"what\":\"part\",\"part\":\"%s\",\"sentences\":%lld,\"labels\":%lld,\"width\":%lld,\"us\":%.1f,\"steady_us\":%.1f,\"floor_us\":%.1f}\n", name,
@@ -115,12 +115,16 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
     std::fflush(stdout);
   };
   const double rows = 2.0 * S * K / machine.bytes_per_us;
-  part("weights", 2 * rows, [&] { cuda_detail::mixing_weights(q, logits, z.data, w, S, K); });
+  part("weights", 2 * rows, [&] { cuda_detail::mixing::mixing_weights(q, logits, z.data, w, S, K); });
   part("e = w E", by_operations / 3, [&] { B::gemm(q, 1, plain(matrix(weights)), plain(matrix(table)), plain(e), into::replace); });
   part("dE += w^T de", by_operations / 3, [&] { B::gemm(q, 1, transposed(matrix(weights)), plain(matrix(de)), plain(dtable), into::add); });
   part("dw = de E^T", by_operations / 3, [&] { B::gemm(q, 1, plain(matrix(de)), transposed(matrix(table)), plain(dz), into::replace); });
-  part("weights pullback", 3 * rows, [&] { cuda_detail::mixing_weights_pullback(q, logits, false, static_cast<const bfloat16*>(w), dz.data, S, K); });
-  part("row dots", 4.0 * S * C / machine.bytes_per_us, [&] { cuda_detail::row_dots<bfloat16>(q, de.data, e.data, dots, S, C); });
+  part("weights pullback", 3 * rows, [&] { cuda_detail::mixing::mixing_weights_pullback(q, logits, false, static_cast<const bfloat16*>(w), dz.data, S, K); });
+  part("row dots", 4.0 * S * C / machine.bytes_per_us, [&] { cuda_detail::mixing::row_dots<bfloat16>(q, de.data, e.data, dots, S, C); });
+  if (cuda_detail::mixing::has_logit_gradient(q, S, K, C)) {
+    part("dz fused, 1 block", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<1>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
+    part("dz fused, 2 blocks", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<2>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
+  }
   for (void* p : {(void*)z.data, (void*)table.data, (void*)de.data, (void*)e.data, (void*)dz.data, (void*)dtable.data, kept, (void*)dots}) cuda_detail::release(p);
 }
 

@@ -151,7 +151,7 @@ bool agrees(const char* name, const mixing_rule& rule, sizes s, double spread, b
              dtable = draws<T>(s.labels * s.width, 4, 1);
   const answer want = reference(rule, s, z, table, de, dtable);
   cuda_queue q;
-  const std::size_t kept_bytes = cuda_detail::mixing_bytes<T>(rule, s.rows, s.labels);
+  const std::size_t kept_bytes = cuda_detail::mixing::mixing_bytes<T>(rule, s.rows, s.labels);
   device_array<T> dev_z(s.rows * s.labels), dev_table(s.labels * s.width), dev_de(s.rows * s.width), dev_e(s.rows * s.width),
       dev_dz(s.rows * s.labels), dev_dtable(s.labels * s.width);
   device_array<unsigned char> kept(static_cast<index_t>(kept_bytes));
@@ -163,8 +163,8 @@ bool agrees(const char* name, const mixing_rule& rule, sizes s, double spread, b
     const matrix vz(dev_z.data(), s.rows, s.labels), vt(dev_table.data(), s.labels, s.width), vde(dev_de.data(), s.rows, s.width);
     const target ve(dev_e.data(), s.rows, s.width), vdz(dev_dz.data(), s.rows, s.labels);
     const target vdt(with_dtable ? dev_dtable.data() : nullptr, s.labels, s.width);
-    cuda_detail::mix<B, T>(q, rule, vz, vt, ve, kept.data());
-    cuda_detail::mix_pullback<B, T>(q, rule, vz, vt, matrix(ve), kept.data(), vde, rule.differentiable ? vdz : target{}, vdt);
+    cuda_detail::mixing::mix<B, T>(q, rule, vz, vt, ve, kept.data());
+    cuda_detail::mixing::mix_pullback<B, T>(q, rule, vz, vt, matrix(ve), kept.data(), vde, rule.differentiable ? vdz : target{}, vdt);
     cuda_detail::check(cudaStreamSynchronize(q.stream()), "cudaStreamSynchronize");
     e[run] = dev_e.get(), dz[run] = dev_dz.get(), dt[run] = dev_dtable.get();
   }
@@ -214,6 +214,48 @@ bool every(const char* name, const mixing_rule& rule, bool all) {
   return good;
 }
 
+/// dz as the epilogue of its product, from weights and e of the other kernels; waits give up and say where.
+template <int Blocks, bool Watched>
+bool logit_gradient_agrees(sizes s, double spread) {
+  using B = cuda<bfloat16>;
+  using T = bfloat16;
+  const mixing_rule rule{.inverse_temperature = 0.8};
+  const auto z = draws<T>(s.rows * s.labels, 1, spread), table = draws<T>(s.labels * s.width, 2, 1), de = draws<T>(s.rows * s.width, 3, 1);
+  const answer want = reference(rule, s, z, table, de, std::vector<T>(table.size(), T(0)));
+  cuda_queue q;
+  if (!q.hopper()) return std::puts("ok     logit_gradient: not a Hopper GPU, nothing to check"), true;
+  device_array<T> dev_z(s.rows * s.labels), dev_table(s.labels * s.width), dev_de(s.rows * s.width), dev_e(s.rows * s.width), dev_dz(s.rows * s.labels),
+      dev_w(s.rows * s.labels);
+  device_array<float> dots(s.rows);
+  dev_z.set(z), dev_table.set(table), dev_de.set(de), dev_w.poison(), dots.poison();
+  cuda_detail::mixing::mixing_weights(q, cuda_detail::mixing::logits_of(rule), dev_z.data(), dev_w.data(), s.rows, s.labels);
+  B::gemm(q, 1, {dev_w.data(), s.rows, s.labels, s.labels, 1}, {dev_table.data(), s.labels, s.width, s.width, 1},
+          {dev_e.data(), s.rows, s.width, s.width, 1}, into::replace);
+  cuda_detail::mixing::row_dots<T>(q, dev_de.data(), dev_e.data(), dots.data(), s.rows, s.width);
+  std::vector<T> dz[2];
+  for (auto& got : dz) {
+    dev_dz.poison();
+    cuda_detail::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    cuda_detail::mixing::logit_gradient<Blocks, Watched>(q, dev_de.data(), dev_table.data(), dev_w.data(), dots.data(), dev_dz.data(), s.rows, s.labels, s.width, 0.8f);
+    cuda_detail::check(cudaStreamSynchronize(q.stream()), "cudaStreamSynchronize");
+    got = dev_dz.get();
+  }
+  const double off = distance(dz[0], want.dz);
+  const bool again = std::memcmp(dz[0].data(), dz[1].data(), dz[0].size() * sizeof(T)) == 0, good = off < 1e-2 && again;
+  std::printf("%s dz as an epilogue, %d blocks (%lld, %lld, %lld) spread %.1f: %.2e%s\n", good ? "ok    " : "FAILED", Blocks, (long long)s.rows,
+              (long long)s.labels, (long long)s.width, spread, off, again ? "" : " DIFFERENT BITS");
+  if (!good) tell("dz", dz[0], want.dz, s.labels);
+  std::fflush(stdout);
+  return good;
+}
+template <int Blocks, bool Watched>
+bool every_logit_gradient() {
+  bool good = true;
+  for (const sizes& s : std::vector<sizes>{{128, 256, 64}, {128, 256, 768}, {37, 40, 72}, {129, 1024, 768}, {1000, 1000, 104}, {600, 4096, 128}, {9000, 1032, 64}, {20000, 512, 40}})
+    good &= attempt([&] { return logit_gradient_agrees<Blocks, Watched>(s, 1.0); });
+  return good;
+}
+
 struct named {
   const char* name;
   std::function<bool()> run;
@@ -228,6 +270,10 @@ const std::vector<named> cases = {
     {"gumbel_discrete", [] { return every("discrete gumbel", {.noise = 0.5, .random = noise, .discrete = true}, false); }},
     {"straight_through", [] { return every("straight-through", {.inverse_temperature = 0.5, .discrete = true}, false); }},
     {"hard", [] { return every("hard", {.discrete = true, .differentiable = false}, true); }},
+    {"dz_alone", [] { return every_logit_gradient<1, true>(); }},
+    {"dz_pair", [] { return every_logit_gradient<2, true>(); }},
+    {"dz_alone_unwatched", [] { return every_logit_gradient<1, false>(); }},
+    {"dz_pair_unwatched", [] { return every_logit_gradient<2, false>(); }},
     {"frozen_table",
      [] { return attempt([] { return agrees<bfloat16>("frozen table", {}, {129, 64, 72}, 1, false) & agrees<float>("frozen table", {.taken = 3}, {129, 64, 72}, 1, false); }); }},
 };

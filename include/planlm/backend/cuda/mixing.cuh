@@ -10,18 +10,20 @@
 #endif
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 #include <planlm/backend/concept.hpp>
+#include <planlm/backend/cuda/mixing_hopper.cuh>
 #include <planlm/backend/cuda/mixing_rows.cuh>
 #include <planlm/backend/cuda/mixing_sparse.cuh>
 #include <planlm/backend/mixing_rule.hpp>
 
-namespace planlm::cuda_detail {
+namespace planlm::cuda_detail::mixing {
 
 /// How many labels of a row the sparse kernels take; 0 where the rule is dense.
 inline index_t few_taken(const mixing_rule& rule, index_t labels) {
   if (!can_sort_labels(labels)) return 0;
   const index_t taken = rule.discrete ? 1 : std::min(rule.taken, labels);
-  return taken <= kernel::most_taken ? taken : 0;
+  return taken <= kernel::mixing::most_taken ? taken : 0;
 }
 /// Bytes that the pullback needs besides z, table and e.
 template <class T>
@@ -36,6 +38,12 @@ void dense_weights(cuda_queue& q, const mixing_rule& rule, const T* z, T* w, ind
   const index_t taken = rule.discrete ? 1 : rule.taken;
   if (taken > 0 && taken < labels) mixing_weights_of_taken(q, logits_of(rule), taken, z, w, rows, labels);
   else mixing_weights(q, logits_of(rule), z, w, rows, labels);
+}
+
+/// Whether dz comes as the epilogue of its product: where that saves more passes over S K values than the own product is slower.
+template <class T>
+bool fuses_logit_gradient(const cuda_queue& q, index_t rows, index_t labels, index_t width) {
+  return false && std::is_same_v<T, bfloat16> && labels >= width && has_logit_gradient(q, rows, labels, width);
 }
 
 /// z (S, K), table (K, C) -> e (S, C); `kept` has mixing_bytes bytes.
@@ -53,7 +61,7 @@ void mix(cuda_queue& q, const mixing_rule& rule, view<const T, 2, device_memory>
 /// de (S, C) -> dtable (K, C) += w^T de unless it is empty, dz (S, K) unless the rule is not differentiable.
 template <class B, class T>
 void mix_pullback(cuda_queue& q, const mixing_rule& rule, view<const T, 2, device_memory> z, view<const T, 2, device_memory> table,
-                  view<const T, 2, device_memory>, const void* kept, view<const T, 2, device_memory> de, view<T, 2, device_memory> dz,
+                  view<const T, 2, device_memory> e, const void* kept, view<const T, 2, device_memory> de, view<T, 2, device_memory> dz,
                   view<T, 2, device_memory> dtable) {
   const index_t rows = z.rows(), labels = z.cols(), width = table.cols(), taken = few_taken(rule, labels);
   const logit_rule logits = logits_of(rule);
@@ -67,10 +75,16 @@ void mix_pullback(cuda_queue& q, const mixing_rule& rule, view<const T, 2, devic
     w = static_cast<const T*>(kept);
     if (dtable) B::gemm(q, 1, operand<const T>{w, labels, rows, 1, labels}, plain(de), plain(dtable), into::add);
     if (!rule.differentiable) return;
+    if constexpr (std::is_same_v<T, bfloat16>)
+      if (fuses_logit_gradient<T>(q, rows, labels, width)) {
+        auto* const dots = static_cast<float*>(q.scratch(static_cast<std::size_t>(rows) * sizeof(float)));
+        row_dots(q, de.data, e.data, dots, rows, width);
+        return logit_gradient<2>(q, de.data, table.data, w, dots, dz.data, rows, labels, width, logits.inverse_temperature);
+      }
   }
   B::gemm(q, 1, plain(de), transposed(table), plain(dz), into::replace);
   if (rule.discrete) mixing_weights_pullback(q, logits, true, z.data, dz.data, rows, labels);
   else mixing_weights_pullback(q, logits, false, w, dz.data, rows, labels);
 }
 
-}  // namespace planlm::cuda_detail
+}  // namespace planlm::cuda_detail::mixing

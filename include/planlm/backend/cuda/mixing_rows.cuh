@@ -18,7 +18,7 @@
 
 namespace planlm {
 
-namespace cuda_detail {
+namespace cuda_detail::mixing {
 
 /// What the kernels need of a rule.
 struct logit_rule {
@@ -109,16 +109,16 @@ __device__ inline float exp2_of(float x) {
   return y;
 }
 
-}  // namespace cuda_detail
+}  // namespace cuda_detail::mixing
 
-namespace kernel {
+namespace kernel::mixing {
 
 inline constexpr int mixing_values = 32;  // of a row, a thread
 
 /// The values of one row that a thread holds: chunk c of thread t of the row's team begins at label (c * team + t) * chunk.
 template <class T, int Warps>
 struct mixing_row {
-  using chunk = cuda_detail::chunk<T>;
+  using chunk = cuda_detail::mixing::chunk<T>;
   static constexpr int chunks = mixing_values / chunk::count;
   index_t cols;
   int member;
@@ -142,29 +142,29 @@ struct mixing_row {
   }
   /// v becomes exp((v + noise - max) / T); returns its sum over the row. `slots`: two floats a warp of the block.
   template <bool Noise>
-  __device__ float exponentials(const cuda_detail::logit_rule& rule, index_t row, float* v, float* slots) const {
+  __device__ float exponentials(const cuda_detail::mixing::logit_rule& rule, index_t row, float* v, float* slots) const {
     if constexpr (Noise)
 #pragma unroll
       for (int c = 0; c < chunks; ++c)
-        if (label(c) < cols) cuda_detail::add_noise<chunk::count>(rule, row, label(c), v + c * chunk::count);
+        if (label(c) < cols) cuda_detail::mixing::add_noise<chunk::count>(rule, row, label(c), v + c * chunk::count);
     float top = v[0];
 #pragma unroll
     for (int i = 1; i < mixing_values; ++i) top = fmaxf(top, v[i]);
-    top = cuda_detail::row_reduce<Warps, true>(top, slots);
-    const float factor = rule.inverse_temperature * cuda_detail::log2_e;
+    top = cuda_detail::mixing::row_reduce<Warps, true>(top, slots);
+    const float factor = rule.inverse_temperature * cuda_detail::mixing::log2_e;
     float total = 0;
 #pragma unroll
     for (int i = 0; i < mixing_values; ++i) {
-      v[i] = cuda_detail::exp2_of((v[i] - top) * factor);
+      v[i] = cuda_detail::mixing::exp2_of((v[i] - top) * factor);
       total += v[i];
     }
-    return cuda_detail::row_reduce<Warps, false>(total, slots + blockDim.x / 32);
+    return cuda_detail::mixing::row_reduce<Warps, false>(total, slots + blockDim.x / 32);
   }
 };
 
 /// w = softmax((z + noise) / T), (S, K).
 template <class T, int Warps, bool Noise>
-__global__ void __launch_bounds__(Warps == 8 ? 256 : 128) mixing_weights(const T* z, T* w, index_t rows, index_t cols, cuda_detail::logit_rule rule) {
+__global__ void __launch_bounds__(Warps == 8 ? 256 : 128) mixing_weights(const T* z, T* w, index_t rows, index_t cols, cuda_detail::mixing::logit_rule rule) {
   __shared__ float slots[16];
   const mixing_row<T, Warps> own(cols);
   const index_t r = index_t{blockIdx.x} * (blockDim.x / (32 * Warps)) + threadIdx.x / (32 * Warps);
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(Warps == 8 ? 256 : 128) mixing_weights(const T
 /// dz = w o (dw - <w, dw>) / T in place of dw, from w, or from z where the weights were not kept.
 template <class T, int Warps, bool Remade, bool Noise>
 __global__ void __launch_bounds__(Warps == 8 ? 256 : 128)
-    mixing_weights_pullback(const T* source, T* dw, index_t rows, index_t cols, cuda_detail::logit_rule rule) {
+    mixing_weights_pullback(const T* source, T* dw, index_t rows, index_t cols, cuda_detail::mixing::logit_rule rule) {
   __shared__ float slots[24];
   const mixing_row<T, Warps> own(cols);
   const index_t r = index_t{blockIdx.x} * (blockDim.x / (32 * Warps)) + threadIdx.x / (32 * Warps);
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(Warps == 8 ? 256 : 128)
   float mean = 0;
 #pragma unroll
   for (int i = 0; i < mixing_values; ++i) mean += w[i] * d[i];
-  mean = cuda_detail::row_reduce<Warps, false>(mean, slots + 2 * (blockDim.x / 32));
+  mean = cuda_detail::mixing::row_reduce<Warps, false>(mean, slots + 2 * (blockDim.x / 32));
 #pragma unroll
   for (int i = 0; i < mixing_values; ++i) d[i] = rule.inverse_temperature * w[i] * (d[i] - mean);
   if (inside) own.store(dw + at, d);
@@ -208,8 +208,8 @@ __global__ void __launch_bounds__(Warps == 8 ? 256 : 128)
 
 /// The same for any row: one warp, value by value.
 template <class T>
-__global__ void mixing_weights_any(const T* z, T* w, index_t rows, index_t cols, cuda_detail::logit_rule rule) {
-  using namespace cuda_detail;
+__global__ void mixing_weights_any(const T* z, T* w, index_t rows, index_t cols, cuda_detail::mixing::logit_rule rule) {
+  using namespace cuda_detail::mixing;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -223,8 +223,8 @@ __global__ void mixing_weights_any(const T* z, T* w, index_t rows, index_t cols,
   for (index_t i = lane; i < cols; i += 32) w[r * cols + i] = exp2_of((noisy(rule, from, r, i) - top) * factor) * inverse;
 }
 template <class T, bool Remade>
-__global__ void mixing_weights_pullback_any(const T* source, T* dw, index_t rows, index_t cols, cuda_detail::logit_rule rule) {
-  using namespace cuda_detail;
+__global__ void mixing_weights_pullback_any(const T* source, T* dw, index_t rows, index_t cols, cuda_detail::mixing::logit_rule rule) {
+  using namespace cuda_detail::mixing;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -252,7 +252,7 @@ __global__ void mixing_weights_pullback_any(const T* source, T* dw, index_t rows
 /// y[r] = <a_r, b_r>, float: one warp a row.
 template <class T, bool Vectors>
 __global__ void row_dots(const T* a, const T* b, float* y, index_t rows, index_t cols) {
-  using chunk = cuda_detail::chunk<T>;
+  using chunk = cuda_detail::mixing::chunk<T>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -268,13 +268,13 @@ __global__ void row_dots(const T* a, const T* b, float* y, index_t rows, index_t
   } else {
     for (index_t i = lane; i < cols; i += 32) total += static_cast<float>(a[r * cols + i]) * static_cast<float>(b[r * cols + i]);
   }
-  total = cuda_detail::warp_sum(total);
+  total = cuda_detail::mixing::warp_sum(total);
   if (lane == 0) y[r] = total;
 }
 
-}  // namespace kernel
+}  // namespace kernel::mixing
 
-namespace cuda_detail {
+namespace cuda_detail::mixing {
 
 inline bool aligned_to_16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 /// Warps that hold a row of `cols` labels in registers; 0 if it does not fit or is not aligned.
@@ -282,7 +282,7 @@ template <class T>
 int warps_of_row(index_t cols, const void* a, const void* b) {
   if (cols % chunk<T>::count != 0 || !aligned_to_16(a) || !aligned_to_16(b)) return 0;
   for (int warps = 1; warps <= 8; warps *= 2)
-    if (cols <= index_t{warps} * 32 * kernel::mixing_values) return warps;
+    if (cols <= index_t{warps} * 32 * kernel::mixing::mixing_values) return warps;
   return 0;
 }
 /// f(std::integral_constant<int, warps>{}), warps in 1, 2, 4, 8.
@@ -300,12 +300,12 @@ void mixing_weights(cuda_queue& q, const logit_rule& rule, const T* z, T* w, ind
   if (rows == 0 || cols == 0) return;
   const int warps = warps_of_row<T>(cols, z, w);
   if (warps == 0) {
-    q.launch("mixing_weights_any", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing_weights_any<T>, z, w, rows, cols, rule);
+    q.launch("mixing_weights_any", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing::mixing_weights_any<T>, z, w, rows, cols, rule);
     return;
   }
   with_warps(warps, [&](auto count) {
     constexpr int n = decltype(count)::value, threads = n == 8 ? 256 : 128;
-    const auto f = rule.noise == 0 ? kernel::mixing_weights<T, n, false> : kernel::mixing_weights<T, n, true>;
+    const auto f = rule.noise == 0 ? kernel::mixing::mixing_weights<T, n, false> : kernel::mixing::mixing_weights<T, n, true>;
     q.launch("mixing_weights", dim3(blocks_of(rows, threads / (32 * n))), dim3(threads), 0, f, z, w, rows, cols, rule);
   });
 }
@@ -315,15 +315,15 @@ void mixing_weights_pullback(cuda_queue& q, const logit_rule& rule, bool remade,
   if (rows == 0 || cols == 0) return;
   const int warps = warps_of_row<T>(cols, source, dw);
   if (warps == 0) {
-    const auto f = remade ? kernel::mixing_weights_pullback_any<T, true> : kernel::mixing_weights_pullback_any<T, false>;
+    const auto f = remade ? kernel::mixing::mixing_weights_pullback_any<T, true> : kernel::mixing::mixing_weights_pullback_any<T, false>;
     q.launch("mixing_weights_pullback_any", dim3(blocks_of(rows, 4)), dim3(128), 0, f, source, dw, rows, cols, rule);
     return;
   }
   with_warps(warps, [&](auto count) {
     constexpr int n = decltype(count)::value, threads = n == 8 ? 256 : 128;
-    const auto f = !remade           ? kernel::mixing_weights_pullback<T, n, false, false>
-                   : rule.noise == 0 ? kernel::mixing_weights_pullback<T, n, true, false>
-                                     : kernel::mixing_weights_pullback<T, n, true, true>;
+    const auto f = !remade           ? kernel::mixing::mixing_weights_pullback<T, n, false, false>
+                   : rule.noise == 0 ? kernel::mixing::mixing_weights_pullback<T, n, true, false>
+                                     : kernel::mixing::mixing_weights_pullback<T, n, true, true>;
     q.launch("mixing_weights_pullback", dim3(blocks_of(rows, threads / (32 * n))), dim3(threads), 0, f, source, dw, rows, cols, rule);
   });
 }
@@ -331,9 +331,9 @@ template <class T>
 void row_dots(cuda_queue& q, const T* a, const T* b, float* y, index_t rows, index_t cols) {
   if (rows == 0) return;
   const bool vectors = cols % chunk<T>::count == 0 && aligned_to_16(a) && aligned_to_16(b);
-  const auto f = vectors ? kernel::row_dots<T, true> : kernel::row_dots<T, false>;
+  const auto f = vectors ? kernel::mixing::row_dots<T, true> : kernel::mixing::row_dots<T, false>;
   q.launch("row_dots", dim3(blocks_of(rows, 4)), dim3(128), 0, f, a, b, y, rows, cols);
 }
 
-}  // namespace cuda_detail
+}  // namespace cuda_detail::mixing
 }  // namespace planlm

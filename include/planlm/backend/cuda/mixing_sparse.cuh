@@ -16,7 +16,7 @@
 
 namespace planlm {
 
-namespace kernel {
+namespace kernel::mixing {
 
 inline constexpr int most_taken = 8;
 inline constexpr int pairs_of_chunk = 1024;   // sorted by one warp
@@ -35,9 +35,9 @@ __device__ inline bool before(const candidate& a, const candidate& b) {
 /// label, weight (S, taken) and e (S, C) = sum of weight x row of the table. A label of -1 has no weight.
 template <class T, bool Vectors>
 __global__ void __launch_bounds__(128) mixing_taken(const T* z, const T* table, T* e, int* label, float* weight, index_t rows, index_t cols,
-                                                    index_t width, int taken, cuda_detail::logit_rule rule) {
-  using namespace cuda_detail;
-  using chunk = cuda_detail::chunk<T>;
+                                                    index_t width, int taken, cuda_detail::mixing::logit_rule rule) {
+  using namespace cuda_detail::mixing;
+  using chunk = cuda_detail::mixing::chunk<T>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(128) mixing_taken(const T* z, const T* table, 
 
 /// w (S, K) = softmax of the `taken` first labels of a row, zero elsewhere: for many taken. One warp finds one label after the other.
 template <class T>
-__global__ void mixing_weights_of_taken(const T* z, T* w, index_t rows, index_t cols, index_t taken, cuda_detail::logit_rule rule) {
-  using namespace cuda_detail;
+__global__ void mixing_weights_of_taken(const T* z, T* w, index_t rows, index_t cols, index_t taken, cuda_detail::mixing::logit_rule rule) {
+  using namespace cuda_detail::mixing;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -156,7 +156,7 @@ __global__ void mixing_weights_of_taken(const T* z, T* w, index_t rows, index_t 
 template <class T, bool Vectors>
 __global__ void __launch_bounds__(128) mixing_taken_pullback(const T* table, const int* label, const float* weight, const T* de, T* dz, index_t rows,
                                                              index_t cols, index_t width, int taken, float inverse_temperature) {
-  using chunk = cuda_detail::chunk<T>;
+  using chunk = cuda_detail::mixing::chunk<T>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
   if (r >= rows) return;
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(128) mixing_taken_pullback(const T* table, con
   }
 #pragma unroll
   for (int t = 0; t < most_taken; ++t) {
-    if (t < taken) g[t] = cuda_detail::warp_sum(g[t]);
+    if (t < taken) g[t] = cuda_detail::mixing::warp_sum(g[t]);
     mean += at[t] < 0 ? 0.0f : p[t] * g[t];
   }
   T* to = dz + r * cols;
@@ -280,7 +280,7 @@ __global__ void place_pairs(const Int* label, index_t pairs, index_t labels, con
 template <class T, bool Vectors>
 __global__ void __launch_bounds__(256) add_taken_rows(const int* order, const int* start, const float* weight, const T* de, T* dtable,
                                                       index_t width, int taken) {
-  using chunk = cuda_detail::chunk<T>;
+  using chunk = cuda_detail::mixing::chunk<T>;
   constexpr int step = Vectors ? chunk::count : 1, warps = 8;
   __shared__ float part[warps][32 * step];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -315,9 +315,9 @@ __global__ void __launch_bounds__(256) add_taken_rows(const int* order, const in
   }
 }
 
-}  // namespace kernel
+}  // namespace kernel::mixing
 
-namespace cuda_detail {
+namespace cuda_detail::mixing {
 
 /// The labels taken and their weights: (S, taken) each.
 struct taken_labels {
@@ -336,7 +336,7 @@ void mix_taken(cuda_queue& q, const logit_rule& rule, const T* z, const T* table
                index_t width) {
   if (rows == 0) return;
   const bool vectors = cols % chunk<T>::count == 0 && width % chunk<T>::count == 0 && aligned_to_16(z) && aligned_to_16(table) && aligned_to_16(e);
-  const auto f = vectors ? kernel::mixing_taken<T, true> : kernel::mixing_taken<T, false>;
+  const auto f = vectors ? kernel::mixing::mixing_taken<T, true> : kernel::mixing::mixing_taken<T, false>;
   q.launch("mixing_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, f, z, table, e, taken.label, taken.weight, rows, cols, width, taken.count, rule);
 }
 template <class T>
@@ -344,37 +344,37 @@ void mix_taken_pullback(cuda_queue& q, const logit_rule& rule, const T* table, c
                         index_t cols, index_t width) {
   if (rows == 0) return;
   const bool vectors = cols % chunk<T>::count == 0 && width % chunk<T>::count == 0 && aligned_to_16(de) && aligned_to_16(table) && aligned_to_16(dz);
-  const auto f = vectors ? kernel::mixing_taken_pullback<T, true> : kernel::mixing_taken_pullback<T, false>;
+  const auto f = vectors ? kernel::mixing::mixing_taken_pullback<T, true> : kernel::mixing::mixing_taken_pullback<T, false>;
   q.launch("mixing_taken_pullback", dim3(blocks_of(rows, 4)), dim3(128), 0, f, table, taken.label, taken.weight, de, dz, rows, cols, width,
            taken.count, rule.inverse_temperature);
 }
 template <class T>
 void mixing_weights_of_taken(cuda_queue& q, const logit_rule& rule, index_t taken, const T* z, T* w, index_t rows, index_t cols) {
   if (rows == 0 || cols == 0) return;
-  q.launch("mixing_weights_of_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing_weights_of_taken<T>, z, w, rows, cols, taken, rule);
+  q.launch("mixing_weights_of_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing::mixing_weights_of_taken<T>, z, w, rows, cols, taken, rule);
 }
 /// Whether add_taken has room for a count of every label.
-inline bool can_sort_labels(index_t labels) { return labels <= kernel::most_sorted_labels; }
+inline bool can_sort_labels(index_t labels) { return labels <= kernel::mixing::most_sorted_labels; }
 /// dE (K, C) += the rows taken. Needs can_sort_labels(K).
 template <class T>
 void add_taken(cuda_queue& q, const taken_labels& taken, const T* de, T* dtable, index_t rows, index_t labels, index_t width) {
   const index_t pairs = rows * taken.count;
   if (pairs == 0 || labels == 0 || width == 0) return;
-  const index_t chunks = (pairs + kernel::pairs_of_chunk - 1) / kernel::pairs_of_chunk;
+  const index_t chunks = (pairs + kernel::mixing::pairs_of_chunk - 1) / kernel::mixing::pairs_of_chunk;
   auto* counts = static_cast<int*>(q.scratch(static_cast<std::size_t>(chunks * labels + 2 * labels + 1 + pairs) * sizeof(int)));
   int *total = counts + chunks * labels, *start = total + labels, *order = start + labels + 1;
   const std::size_t shared = static_cast<std::size_t>(labels) * sizeof(int);
   const dim3 grid(static_cast<unsigned>(chunks));
-  q.launch("count_labels", grid, dim3(256), shared, kernel::count_labels<int>, taken.label, pairs, labels, counts);
-  q.launch("sum_chunks", dim3(blocks_of(labels, 128)), dim3(128), 0, kernel::sum_chunks<int>, counts, chunks, labels, total);
-  q.launch("sum_labels", dim3(1), dim3(kernel::label_tile), 0, kernel::sum_labels<int>, total, labels, start);
-  q.launch("place_pairs", grid, dim3(256), shared, kernel::place_pairs<int>, taken.label, pairs, labels, counts, start, order);
+  q.launch("count_labels", grid, dim3(256), shared, kernel::mixing::count_labels<int>, taken.label, pairs, labels, counts);
+  q.launch("sum_chunks", dim3(blocks_of(labels, 128)), dim3(128), 0, kernel::mixing::sum_chunks<int>, counts, chunks, labels, total);
+  q.launch("sum_labels", dim3(1), dim3(kernel::mixing::label_tile), 0, kernel::mixing::sum_labels<int>, total, labels, start);
+  q.launch("place_pairs", grid, dim3(256), shared, kernel::mixing::place_pairs<int>, taken.label, pairs, labels, counts, start, order);
   const bool vectors = width % chunk<T>::count == 0 && aligned_to_16(de);
-  const auto f = vectors ? kernel::add_taken_rows<T, true> : kernel::add_taken_rows<T, false>;
+  const auto f = vectors ? kernel::mixing::add_taken_rows<T, true> : kernel::mixing::add_taken_rows<T, false>;
   const index_t columns = 32 * (vectors ? chunk<T>::count : 1);
   q.launch("add_taken_rows", dim3(static_cast<unsigned>(labels), blocks_of(width, columns)), dim3(256), 0, f, order, start, taken.weight, de, dtable,
            width, taken.count);
 }
 
-}  // namespace cuda_detail
+}  // namespace cuda_detail::mixing
 }  // namespace planlm
