@@ -1,5 +1,6 @@
 /// Attention on the GPU: which kernel takes which call.
 ///
+///   sequences of at most 32 rows, as many key heads as heads                                        attention_short.cuh
 ///   float, double, and bf16 whose rows are not 16-byte aligned or whose heads are wider than 128    attention_simt.cuh
 ///   bf16                                                                                            attention_mma.cuh
 ///
@@ -17,6 +18,7 @@
 #include <cuda_runtime.h>
 #include <planlm/backend/cuda/attention_mma.cuh>
 #include <planlm/backend/cuda/attention_mma_pullback.cuh>
+#include <planlm/backend/cuda/attention_short.cuh>
 #include <planlm/backend/cuda/attention_simt.cuh>
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/bfloat16.hpp>
@@ -60,6 +62,8 @@ void attention(cuda_queue& q, attention_shape shape, const T* qkv, const int* of
   if (a.n == 0) return;
   a.y = y;
   a.lse = lse;
+  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(shape, longest))
+    return attention_short(q, a, longest);
   if constexpr (std::same_as<T, bfloat16>)
     if (attention_mma_takes(shape, qkv, y)) return attention_mma(q, a);
   attention_simt(q, a);
@@ -91,6 +95,8 @@ void attention_pullback(cuda_queue& q, attention_shape shape, const T* qkv, cons
   if (a.n == 0) return;
   a.dy = dy;
   a.dqkv = dqkv;
+  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(shape, longest))
+    return attention_short_pullback(q, a, lse, longest);
   const bool aligned = std::same_as<T, bfloat16> && attention_mma_takes(shape, qkv, y) && rows_of_16_bytes(shape, dy) &&
                        rows_of_16_bytes(shape, dqkv);
   a.statistics = attention_statistics(q, a, y, lse, aligned);

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cuda_runtime.h>
 #include <planlm/backend/concept.hpp>
+#include <planlm/backend/cuda/attention.cuh>
 #include <planlm/backend/cuda/error.cuh>
 #include <planlm/backend/cuda/loops.cuh>
 #include <planlm/backend/cuda/product_plans.cuh>
@@ -105,6 +106,19 @@ struct cuda {
   /// C = (A B) o gelu'(pre).
   static void gemm_gelu_pullback(queue& q, operand<const Real> a, operand<const Real> b, view<Real, 2, device_memory> pre, operand<Real> c) {
     multiply(q, {.alpha = 1, .a = a, .b = b, .d = c, .kind = cuda_detail::epilogue::gelu_pullback, .aux = pre.data});
+  }
+
+  /// See ops/attention.hpp.
+  template <class Sequences>
+  static void attention(queue& q, attention_shape shape, view<const Real, 2, device_memory> qkv, const Sequences& s,
+                        view<Real, 2, device_memory> y, view<accum, 2, device_memory> lse) {
+    cuda_detail::attention(q, shape, qkv.data, s.offsets.data, s.host_offsets, s.count(), y.data, lse.data);
+  }
+  template <class Sequences>
+  static void attention_pullback(queue& q, attention_shape shape, view<const Real, 2, device_memory> qkv, const Sequences& s,
+                                 view<const Real, 2, device_memory> y, view<const accum, 2, device_memory> lse,
+                                 view<const Real, 2, device_memory> dy, view<Real, 2, device_memory> dqkv) {
+    cuda_detail::attention_pullback(q, shape, qkv.data, s.offsets.data, s.host_offsets, s.count(), y.data, lse.data, dy.data, dqkv.data);
   }
 
  private:
