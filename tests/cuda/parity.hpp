@@ -1,6 +1,6 @@
 /// The same computations on any backend, their results in host memory: what the GPU is held against.
 ///
-/// Inputs and weights are rounded to float before use, so that a double reference starts from the very same numbers.
+/// Inputs and weights are rounded to `Input`, float or bfloat16, before use, so that a double reference starts from the very same numbers.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 #include <vector>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/ops/reduce.hpp>
 #include <planlm/planlm.hpp>
 #include <planlm/planning/label_mixture.hpp>
@@ -23,12 +24,12 @@ namespace planlm::testing {
 using results = std::map<std::string, std::vector<double>>;
 
 /// Reference results: in parity_cpu.cpp, apart from nvcc, which would switch the CPU backend's vector code off.
-results operations_on_cpu();
-results joint_on_cpu(int model, int steps, int threads);
+results operations_on_cpu(bool inputs_are_bfloat16 = false);
+results joint_on_cpu(int model, int steps, int threads, bool inputs_are_bfloat16 = false);
 
-template <class T>
-std::vector<T> float_normals(index_t count, std::uint64_t seed, double scale = 1) {
-  const std::vector<float> v = normal_values<float>(count, seed, scale);
+template <class T, class Input>
+std::vector<T> rounded_normals(index_t count, std::uint64_t seed, double scale = 1) {
+  const std::vector<Input> v = normal_values<Input>(count, seed, scale);
   return {v.begin(), v.end()};
 }
 template <class T>
@@ -37,22 +38,22 @@ std::vector<double> widened(const std::vector<T>& v) {
 }
 
 /// Moves all weights off their initial values, so that zeros and ones do not hide a fault.
-template <Parametrised M>
+template <class Input, Parametrised M>
 void move_weights(context<typename M::backend>& cx, parameters<M>& store, std::uint64_t seed) {
-  using T = typename M::backend::real;
   for (std::size_t n = 0; n < store.slots().size(); ++n) {
-    std::vector<T> w = store.read(cx, n);
+    auto w = store.read(cx, n);
     const std::vector<float> noise = normal_values<float>(static_cast<index_t>(w.size()), seed + n, 0.1);
-    for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(w[i]) + noise[i];
+    for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(Input(static_cast<float>(w[i]) + noise[i]));
     store.write(cx, n, w);
   }
 }
 
 /// What the operations and layers of the library give at sizes that are multiples of nothing. Memory is NaN before each.
-template <Backend B>
+template <Backend B, class Input = float>
 class operations {
  public:
   using T = typename B::real;
+  using A = typename B::accum;
   explicit operations(typename B::queue queue) : cx_(std::move(queue)) {}
 
   results run() {
@@ -72,7 +73,7 @@ class operations {
  private:
   using matrix = const_tensor<B>;
   matrix normals(index_t rows, index_t cols, std::uint64_t seed, double scale = 1) {
-    const std::vector<T> v = float_normals<T>(rows * cols, seed, scale);
+    const std::vector<T> v = rounded_normals<T, Input>(rows * cols, seed, scale);
     return cx_.upload(std::span<const T>(v), rows, cols);
   }
   const_tensor<B, 1> normals(index_t n, std::uint64_t seed) { return flat(normals(n, 1, seed)); }
@@ -101,7 +102,7 @@ class operations {
     on_poison([&] {
       const auto x = normals(71, 67, 3), y = normals(71, 67, 4);
       keep("sum", ops::sum(cx_, x, y));
-      keep("scaled", ops::scaled(cx_, x, T(0.3f)));
+      keep("scaled", ops::scaled(cx_, x, A(0.3f)));
       keep("dropout", ops::dropout(cx_, x, 0.3, philox{7, 5, 9}));
     });
   }
@@ -145,11 +146,12 @@ class operations {
       for (int i = 0; i < 41; ++i) target[static_cast<std::size_t>(i)] = i % 7 == 3 ? -1 : i * 31 % 307;
       const auto targets = indices<B>(cx_.upload(target));
       auto dtable = cx_.make_zero(307, 23);
-      const auto loss = ops::linear_cross_entropy(cx_, h, table, targets, normals(41, 16), T(0), dtable);
+      const auto weights = const_accum_tensor<B>(cx_.upload(rounded_normals<A, Input>(41, 16)));
+      const auto loss = ops::linear_cross_entropy(cx_, h, table, targets, weights, A(0), dtable);
       keep("token loss", loss.total), keep("token loss nll", loss.nll), keep("token loss dhidden", loss.dhidden);
       keep("token loss dtable", dtable);
       keep("token nll", ops::linear_token_nll(cx_, h, table, targets));
-      const auto labels = ops::cross_entropy(cx_, normals(41, 307, 17), targets, T(0.25));
+      const auto labels = ops::cross_entropy(cx_, normals(41, 307, 17), targets, A(0.25));
       keep("label loss", labels.total), keep("label loss dz", labels.dz);
     });
   }
@@ -193,9 +195,9 @@ class operations {
             const auto in_c = lie(c.data, m, n, turned & 4);
             const std::string name = "product " + std::to_string(m) + " " + std::to_string(n) + " " + std::to_string(k) + " turned " +
                                      std::to_string(turned) + (mode == into::add ? " added" : "") + (extra ? " strided" : "");
-            B::gemm(cx_.queue(), T(0.5), in_a, in_b, in_c, mode);
+            B::gemm(cx_.queue(), A(0.5), in_a, in_b, in_c, mode);
             keep(name, c);
-            B::gemm_batched(cx_.queue(), T(0.5), in_a, step_a, in_b, step_b, in_c, step_c, count, mode);
+            B::gemm_batched(cx_.queue(), A(0.5), in_a, step_a, in_b, step_b, in_c, step_c, count, mode);
             keep(name + " batched", c);
           });
   }
@@ -240,7 +242,7 @@ class operations {
   template <Parametrised L, class... Extra>
   void layer(const std::string& name, const L& l, index_t width, const Extra&... extra) {
     parameters<L> theta(cx_, l, philox{5});
-    move_weights(cx_, theta, 300);
+    move_weights<Input>(cx_, theta, 300);
     on_poison([&] {
       cx_.random = philox{31, 2};
       auto [y, pullback] = l(cx_, theta.weights, normals(71, width, 30), extra...);
@@ -269,7 +271,7 @@ class operations {
       const auto x = normals(20001, 29);
       keep("sum of squares", ops::sum_of_squares<B>(cx_, x));
       keep("first not finite: none", ops::first_not_finite<B>(cx_, x));
-      std::vector<T> v = float_normals<T>(20001, 29);
+      std::vector<T> v = rounded_normals<T, Input>(20001, 29);
       v[9001] = v[17000] = T(INFINITY);
       keep("first not finite", ops::first_not_finite<B>(cx_, const_tensor<B, 1>(cx_.upload(v))));
     });
@@ -287,9 +289,10 @@ using other_model = planner_lm<B, at_feed_forward_input, one_gate<B>, no_positio
 
 /// Planner, mixing policy, language model, loss and both pullbacks; then `steps` of clipped AdamW. All gradients of the first step, all
 /// losses, and the weights at the end.
-template <Backend B, class Model, class Mix>
+template <Backend B, class Model, class Input, class Mix>
 results joint_steps(typename B::queue queue, const Mix& mix, int steps) {
   using T = typename B::real;
+  using A = typename B::accum;
   constexpr index_t vocabulary = 301, labels = 33, label_width = 24, sentences = 20, rows = 173;
   context<B> cx{std::move(queue)};
   cx.random = philox{11};
@@ -297,7 +300,7 @@ results joint_steps(typename B::queue queue, const Mix& mix, int steps) {
   const planner<B> plan{label_width, labels, 2, 50, 1};
   parameters<Model> theta(cx, model, philox{1});
   parameters<planner<B>> phi(cx, plan, philox{2});
-  move_weights(cx, theta, 100), move_weights(cx, phi, 200);
+  move_weights<Input>(cx, theta, 100), move_weights<Input>(cx, phi, 200);
   adamw<B> of_model(cx, theta.flat_weights().size(), {.weight_decay = 0.01}, decay_of_matrices(theta.slots()));
   adamw<B> of_planner(cx, phi.flat_weights().size());
 
@@ -316,7 +319,7 @@ results joint_steps(typename B::queue queue, const Mix& mix, int steps) {
     sentence.push_back(static_cast<int>(t * sentences / rows));
   }
   const auto context_rows = static_cast<index_t>(context_positions.size());
-  const std::vector<T> embeddings = float_normals<T>(context_rows * label_width, 3);
+  const std::vector<T> embeddings = rounded_normals<T, Input>(context_rows * label_width, 3);
 
   results out;
   for (int step = 0; step < steps; ++step) {
@@ -330,7 +333,7 @@ results joint_steps(typename B::queue queue, const Mix& mix, int steps) {
     auto [s, planner_pullback] = plan(cx, phi.weights, e, contexts);
     auto [h, pullback] = model(cx, theta.weights, batch, const_tensor<B>(s), mix);
     const auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(h), const_tensor<B>(theta.weights.lm.token.table), batch.targets,
-                                                const_tensor<B, 1>{}, T(1) / T(rows), theta.grads.lm.token.table);
+                                                const_accum_tensor<B>{}, A(1) / A(rows), theta.grads.lm.token.table);
     const const_tensor<B> dz = pullback(loss.dhidden, theta.grads);
     planner_pullback(dz, phi.grads);
     if (step == 0) {
@@ -348,14 +351,14 @@ results joint_steps(typename B::queue queue, const Mix& mix, int steps) {
     of_planner.step(cx, phi.flat_weights(), phi.flat_grads(), 1e-3, clip.factor);
     out["losses"].push_back(double(cx.read_one(loss.total)));
   }
-  out["weights after training"] = widened(cx.read(theta.flat_weights()));
-  out["planner weights after training"] = widened(cx.read(phi.flat_weights()));
+  out["weights after training"] = widened(cx.read(accum_tensor<B>(theta.flat_weights())));
+  out["planner weights after training"] = widened(cx.read(accum_tensor<B>(phi.flat_weights())));
   return out;
 }
-template <Backend B>
+template <Backend B, class Input = float>
 results joint_of(typename B::queue queue, int model, int steps) {
-  return model == 0 ? joint_steps<B, usual_model<B>>(std::move(queue), mixture{1.3}, steps)
-                    : joint_steps<B, other_model<B>>(std::move(queue), gumbel_softmax{0.8}, steps);
+  return model == 0 ? joint_steps<B, usual_model<B>, Input>(std::move(queue), mixture{1.3}, steps)
+                    : joint_steps<B, other_model<B>, Input>(std::move(queue), gumbel_softmax{0.8}, steps);
 }
 
 }  // namespace planlm::testing

@@ -172,7 +172,7 @@ TEST_CASE("cross-entropy and its weighted total give the same under lanes") {
           launch(rows, ops::kernel::cross_entropy<double>{z.data(), target.data(), weights, nll.data(), cols,
                                                           0.3, gradient});
           launch(1,
-                 ops::kernel::weighted_total<double, double>{nll.data(), weights, 0.3, total.data(), rows});
+                 ops::kernel::weighted_total<double>{nll.data(), weights, 0.3, total.data(), rows});
           return joined(joined(z, nll), total);
         });
   }

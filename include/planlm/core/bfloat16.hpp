@@ -6,7 +6,7 @@
 
 namespace planlm {
 
-/// The upper half of a float: 8 significant bits, relative rounding error at most 2^-9. Conversion rounds to nearest, ties to even; NaN stays
+/// The upper half of a float: 8 significant bits, relative rounding error at most 2^-8. Conversion rounds to nearest, ties to even; NaN stays
 /// NaN. There are no operators of its own: operands become float, results float, and storing rounds once.
 struct bfloat16 {
   std::uint16_t bits;

@@ -35,6 +35,20 @@ double largest_error(const std::vector<T>& a, const std::vector<U>& b) {
   return worst;
 }
 
+/// ||a - b|| / ||b|| with Euclidean norms; infinity if the lengths differ, are 0, or anything is not a finite number.
+template <class T, class U>
+double relative_error(const std::vector<T>& a, const std::vector<U>& b) {
+  if (a.size() != b.size() || a.empty()) return std::numeric_limits<double>::infinity();
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    difference += (x - y) * (x - y);
+    norm += y * y;
+  }
+  const double error = difference == 0 ? 0 : std::sqrt(difference / norm);
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
 /// Whether a and b are the same numbers bit for bit: +0 and -0 differ, a NaN equals its own bits.
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
@@ -47,7 +61,7 @@ void poison(context<B>& cx, index_t count = 100000) {
   auto scope = cx.scope();
   auto free_values = cx.make(count);
   const std::vector<typename B::real> nan(static_cast<std::size_t>(count),
-                                          std::numeric_limits<typename B::real>::quiet_NaN());
+                                          typename B::real(std::numeric_limits<double>::quiet_NaN()));
   B::upload(cx.queue(), free_values.data, nan.data(), nan.size() * sizeof(nan[0]));
   B::synchronize(cx.queue());
 }
