@@ -6,6 +6,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,10 +34,13 @@ struct decoding_rows {
   index_t count() const { return slot.size(); }
 };
 
-/// A backend with an attention of few rows over long caches.
+/// A backend with an attention of few rows over long caches; `decodes(shape)` says for which shapes.
 template <class B>
 concept HasDecodeAttention = requires(typename B::queue& q, attention_shape shape, const_tensor<B> x, tensor<B> y, kv_layer<B> cache,
-                                      decoding_rows<B> rows) { B::decode_attention(q, shape, x, rows, cache, y); };
+                                      decoding_rows<B> rows) {
+  { B::decodes(shape) } -> std::same_as<bool>;
+  B::decode_attention(q, shape, x, rows, cache, y);
+};
 
 /// The caches of all layers of a model and how many tokens each sequence holds. Owns its memory; nothing is allocated after construction.
 template <Backend B>
@@ -182,12 +186,13 @@ template <Backend B>
 tensor<B> decode_attention(context<B>& cx, attention_shape shape, const_tensor<B> packed, const decoding_rows<B>& rows, kv_layer<B> cache) {
   if (!shape.causal) throw error("decode_attention: rows see what lies before them; an attention that is not causal cannot be decoded");
   if constexpr (HasDecodeAttention<B>) {
-    auto y = cx.make(packed.rows(), shape.query_width());
-    B::decode_attention(cx.queue(), shape, packed, rows, cache, y);
-    return y;
-  } else {
-    return decode_attention_plain(cx, shape, packed, rows, cache);
+    if (B::decodes(shape)) {
+      auto y = cx.make(packed.rows(), shape.query_width());
+      B::decode_attention(cx.queue(), shape, packed, rows, cache, y);
+      return y;
+    }
   }
+  return decode_attention_plain(cx, shape, packed, rows, cache);
 }
 
 }  // namespace ops

@@ -57,6 +57,7 @@ PLANLM_HD std::uint64_t integer_mass(A shifted) {
   return static_cast<std::uint64_t>(math::exp(shifted) * A(0x1p40));
 }
 
+inline constexpr std::int64_t below_all = std::numeric_limits<std::int64_t>::min();  // of ordered bits
 inline constexpr index_t largest_vocabulary = index_t{1} << 22;  // sums of masses fit 64 bits, an index the low bits of a key
 
 template <class T>
@@ -87,7 +88,7 @@ struct sample {
     // The lowest index of the largest logit.
     const index_t first = -team.template max<index_t>(n, [=](index_t i) { return A(row[i]) == top ? -i : -n; });
     const A beta = A(1 / how.temperature);
-    std::int64_t bound = std::numeric_limits<std::int64_t>::min();
+    std::int64_t bound = below_all;
     if (!how.greedy && how.top_k < n) bound = top_k_bound(team, row, top, how.top_k);
     if (!how.greedy && how.top_p < 1) bound = top_p_bound(team, row, top, beta, bound, how.top_p);
     const index_t given = forced ? forced[r] : -1;
@@ -161,11 +162,12 @@ struct sample {
     // A lane's own best so far spares it most logarithms: a key is at most z / temperature + 22.9, and at most that + -log(1 - U).
     double best = gumbel(words.word(at, static_cast<std::uint32_t>(first)));
     const std::int64_t key = team.template max<std::int64_t>((n + 3) / 4, [=](index_t block) mutable {
-      std::int64_t found = std::numeric_limits<std::int64_t>::min();
+      std::int64_t found = below_all;
       random_block bits{};
       bool have_bits = false;
-      for (index_t j = 0; j < 4 && 4 * block + j < n; ++j) {
+      for (index_t j = 0; j < 4; ++j) {
         const index_t i = 4 * block + j;
+        if (i >= n) break;
         const A v = A(row[i]);
         const A shifted = beta * (v - top);
         if (ordered(v) < bound || double(shifted) + 22.9 < best) continue;

@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 #include <planlm/backend/concept.hpp>
 #include <planlm/backend/cuda/attention.cuh>
+#include <planlm/backend/cuda/decode_attention.cuh>
 #include <planlm/backend/cuda/error.cuh>
 #include <planlm/backend/cuda/loops.cuh>
 #include <planlm/backend/cuda/product_plans.cuh>
@@ -119,6 +120,16 @@ struct cuda {
                                  view<const Real, 2, device_memory> y, view<const accum, 2, device_memory> lse,
                                  view<const Real, 2, device_memory> dy, view<Real, 2, device_memory> dqkv) {
     cuda_detail::attention_pullback(q, shape, qkv.data, s.offsets.data, s.host_offsets, s.count(), y.data, lse.data, dy.data, dqkv.data);
+  }
+
+  /// See ops/kv_cache.hpp.
+  static bool decodes(attention_shape shape) { return cuda_detail::decodes<Real>(shape.width); }
+  template <class Rows, class Cache>
+  static void decode_attention(queue& q, attention_shape shape, view<const Real, 2, device_memory> packed, const Rows& rows,
+                               const Cache& cache, view<Real, 2, device_memory> y) {
+    cuda_detail::decode_attention(q, shape, packed.data, rows.slot.data, rows.seq.positions.data, rows.slot.size(), rows.longest,
+                                  static_cast<const Real*>(cache.keys.data), static_cast<const Real*>(cache.values.data),
+                                  cache.keys.extent(1), y.data);
   }
 
  private:
