@@ -1,6 +1,7 @@
 /// Cross-entropy of next tokens, fused with the output projection so that the N x V logits never exist at once.
 #pragma once
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <type_traits>
 #include <planlm/backend/context.hpp>
@@ -73,6 +74,26 @@ struct weighted_total {
 };
 }  // namespace kernel
 
+/// A backend with its own cross-entropy of rows of logits, in place; row r begins at z + r * stride. Its constants say how many values of
+/// logits it holds at a time, and that a row of them is padded to a multiple of how many.
+template <class B>
+concept HasFusedCrossEntropy = requires(typename B::queue& q, typename B::real* z, index_t n, const int* targets,
+                                        const typename B::accum* weights, typename B::accum* nll) {
+  B::cross_entropy(q, z, n, n, n, targets, weights, typename B::accum(1), nll, true);
+  { B::logit_values } -> std::convertible_to<index_t>;
+  { B::logit_multiple } -> std::convertible_to<index_t>;
+};
+
+/// nll (rows), and the gradient in place of z unless only values are wanted. `weights` null: all rows weigh `uniform_weight`.
+template <Backend B>
+void cross_entropy_in_place(context<B>& cx, typename B::real* z, index_t rows, index_t cols, index_t stride, const int* targets,
+                            const typename B::accum* weights, typename B::accum uniform_weight, typename B::accum* nll, bool gradient) {
+  if constexpr (HasFusedCrossEntropy<B>)
+    B::cross_entropy(cx.queue(), z, rows, cols, stride, targets, weights, uniform_weight, nll, gradient);
+  else
+    B::for_rows(cx.queue(), rows, kernel::cross_entropy<typename B::real>{z, targets, weights, nll, cols, uniform_weight, gradient});
+}
+
 /// A token loss with its gradient at unit upstream: sum over rows of weight_r nll_r.
 template <Backend B>
 struct token_loss {
@@ -95,7 +116,7 @@ logit_loss<B> cross_entropy(context<B>& cx, const_tensor<B> z, indices<B> target
   using A = typename B::accum;
   logit_loss<B> out{cx.template make_of<A>(1), cx.template make_of<A>(z.rows()), cx.make(z.rows(), z.cols())};
   B::copy(cx.queue(), out.dz.data, z.data, static_cast<std::size_t>(z.size()) * sizeof(T));
-  B::for_rows(cx.queue(), z.rows(), kernel::cross_entropy<T>{out.dz.data, targets.data, nullptr, out.nll.data, z.cols(), weight, true});
+  cross_entropy_in_place(cx, out.dz.data, z.rows(), z.cols(), z.cols(), targets.data, nullptr, weight, out.nll.data, true);
   B::for_rows(cx.queue(), 1, kernel::weighted_total<A>{out.nll.data, nullptr, weight, out.total.data, z.rows()});
   return out;
 }
@@ -123,11 +144,25 @@ constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary, index_t m
   const index_t fit = most_values / std::max<index_t>(vocabulary, 1);
   return std::clamp<index_t>(fit / 8 * 8, std::min<index_t>(rows, 32), std::max<index_t>(std::min<index_t>(rows, most_rows), 1));
 }
-/// The same for a backend: each block rounds what it adds to the table's gradient, so where storage is narrow there are few of them.
+/// The same for a backend: each block rounds what it adds to the table's gradient, so where storage is narrow there are few of them. A
+/// backend that says how many values it holds gets blocks of about equal size, multiples of 128 rows.
 template <Backend B>
 constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary) {
-  if constexpr (std::is_same_v<typename B::real, typename B::accum>) return cross_entropy_rows(rows, vocabulary);
-  else return cross_entropy_rows(rows, vocabulary, index_t{1} << 26, 4096);
+  if constexpr (HasFusedCrossEntropy<B>) {
+    const index_t most = std::max<index_t>(B::logit_values / std::max<index_t>(vocabulary, 1), 128);
+    const index_t blocks = (rows + most - 1) / most;
+    return blocks > 1 ? std::min<index_t>(((rows + blocks - 1) / blocks + 127) / 128 * 128, rows) : std::max<index_t>(rows, 1);
+  } else if constexpr (std::is_same_v<typename B::real, typename B::accum>) {
+    return cross_entropy_rows(rows, vocabulary);
+  } else {
+    return cross_entropy_rows(rows, vocabulary, index_t{1} << 26, 4096);
+  }
+}
+/// From one row of logits to the next: a product that stores rows of odd length may not use wide accesses.
+template <Backend B>
+constexpr index_t logit_stride(index_t vocabulary) {
+  if constexpr (HasFusedCrossEntropy<B>) return (vocabulary + B::logit_multiple - 1) / B::logit_multiple * B::logit_multiple;
+  else return vocabulary;
 }
 
 /// The same by blocks of rows: logits, softmax, gradient and its two products while the block is in the cache.
@@ -139,17 +174,16 @@ token_loss<B> linear_cross_entropy(context<B>& cx, const_tensor<B> hidden, const
   const index_t rows = hidden.rows(), vocabulary = table.rows(), step = cross_entropy_rows<B>(rows, vocabulary);
   token_loss<B> out{cx.template make_of<A>(1), cx.template make_of<A>(rows), cx.make(rows, hidden.cols())};
   auto scope = cx.scope();
-  auto block = cx.make(step, vocabulary);
+  const index_t stride = logit_stride<B>(vocabulary);
+  T* const z = cx.make(step, stride).data;
   for (index_t begin = 0; begin < rows; begin += step) {
-    const index_t end = std::min(rows, begin + step);
+    const index_t end = std::min(rows, begin + step), n = end - begin;
     const auto h = row_range(hidden, begin, end);
-    const auto z = row_range(block, 0, end - begin);
-    B::gemm(cx.queue(), 1, plain(h), transposed(table), plain(z), into::replace);
-    B::for_rows(cx.queue(), z.rows(),
-                kernel::cross_entropy<T>{z.data, targets.data + begin, weights ? weights.data + begin : nullptr, out.nll.data + begin,
-                                         vocabulary, uniform_weight, true});
-    B::gemm(cx.queue(), 1, plain(const_tensor<B>(z)), plain(table), plain(row_range(out.dhidden, begin, end)), into::replace);
-    if (dtable) matmul_tn_add(cx, const_tensor<B>(z), h, dtable);
+    B::gemm(cx.queue(), 1, plain(h), transposed(table), {z, n, vocabulary, stride, 1}, into::replace);
+    cross_entropy_in_place(cx, z, n, vocabulary, stride, targets.data + begin, weights ? weights.data + begin : nullptr, uniform_weight,
+                           out.nll.data + begin, true);
+    B::gemm(cx.queue(), 1, {z, n, vocabulary, stride, 1}, plain(table), plain(row_range(out.dhidden, begin, end)), into::replace);
+    if (dtable) B::gemm(cx.queue(), 1, {z, vocabulary, n, 1, stride}, plain(h), plain(dtable), into::add);
   }
   B::for_rows(cx.queue(), 1, kernel::weighted_total<A>{out.nll.data, weights.data, uniform_weight, out.total.data, rows});
   return out;
@@ -158,18 +192,16 @@ token_loss<B> linear_cross_entropy(context<B>& cx, const_tensor<B> hidden, const
 /// Nats per row without any gradient: for evaluation. hidden (N, C), table (V, C), targets (N) -> (N).
 template <Backend B>
 accum_tensor<B> linear_token_nll(context<B>& cx, const_tensor<B> hidden, const_tensor<B> table, indices<B> targets) {
-  using T = typename B::real;
   using A = typename B::accum;
   const index_t rows = hidden.rows(), vocabulary = table.rows(), step = cross_entropy_rows<B>(rows, vocabulary);
   auto nll = cx.template make_of<A>(rows);
   auto scope = cx.scope();
-  auto block = cx.make(step, vocabulary);
+  const index_t stride = logit_stride<B>(vocabulary);
+  auto* const z = cx.make(step, stride).data;
   for (index_t begin = 0; begin < rows; begin += step) {
-    const index_t end = std::min(rows, begin + step);
-    const auto z = row_range(block, 0, end - begin);
-    B::gemm(cx.queue(), 1, plain(row_range(hidden, begin, end)), transposed(table), plain(z), into::replace);
-    B::for_rows(cx.queue(), z.rows(),
-                kernel::cross_entropy<T>{z.data, targets.data + begin, nullptr, nll.data + begin, vocabulary, A(0), false});
+    const index_t end = std::min(rows, begin + step), n = end - begin;
+    B::gemm(cx.queue(), 1, plain(row_range(hidden, begin, end)), transposed(table), {z, n, vocabulary, stride, 1}, into::replace);
+    cross_entropy_in_place(cx, z, n, vocabulary, stride, targets.data + begin, nullptr, A(0), nll.data + begin, false);
   }
   return nll;
 }

@@ -50,23 +50,39 @@ struct relu {
 };
 
 namespace kernel {
+// `stream` and streams() name the arrays whose element i belongs to index i alone: a backend may then take several indices at once.
 template <class F, class T>
 struct map {
   const T* x;
   T* y;
   PLANLM_HD void operator()(index_t i) const { y[i] = F::f(accum_of<T>(x[i])); }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.read(x), v.write(y);
+  }
 };
 template <class F, class T>
 struct map_pullback {
   const T *x, *dy;
   T* dx;
   PLANLM_HD void operator()(index_t i) const { dx[i] = accum_of<T>(dy[i]) * F::df(accum_of<T>(x[i])); }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.read(x), v.read(dy), v.write(dx);
+  }
 };
 template <class T>
 struct sum {
   const T *a, *b;
   T* y;
   PLANLM_HD void operator()(index_t i) const { y[i] = accum_of<T>(a[i]) + accum_of<T>(b[i]); }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.read(a), v.read(b), v.write(y);
+  }
 };
 template <class T>
 struct add_scaled {
@@ -74,6 +90,11 @@ struct add_scaled {
   const T* x;
   T* y;
   PLANLM_HD void operator()(index_t i) const { y[i] += scale * accum_of<T>(x[i]); }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.read(x), v.update(y);
+  }
 };
 template <class T>
 struct scale {
@@ -81,12 +102,22 @@ struct scale {
   const T* x;
   T* y;
   PLANLM_HD void operator()(index_t i) const { y[i] = factor * accum_of<T>(x[i]); }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.read(x), v.write(y);
+  }
 };
 template <class T>
 struct fill {
   T value;
   T* y;
   PLANLM_HD void operator()(index_t i) const { y[i] = value; }
+  using stream = T;
+  template <class V>
+  PLANLM_HD void streams(V& v) {
+    v.write(y);
+  }
 };
 /// One value for every group of `count` elements: `block` of the counter-based stream covers four.
 template <class T>

@@ -93,27 +93,41 @@ struct scatter_add_chains {
 };
 }  // namespace kernel
 
+/// A backend with its own: y = [x +] table[ids], x may be empty; ...
+template <class B>
+concept HasFusedGather = requires(typename B::queue& q, const_tensor<B> x, indices<B> ids, tensor<B> y) { B::gather_rows(q, x, ids, x, y); };
+/// ... table[ids] += x for any ids; and for ids that mostly ascend, so that the rows of one id lie together. In one order, rounded once.
+template <class B>
+concept HasFusedScatter = requires(typename B::queue& q, const_tensor<B> x, indices<B> ids, tensor<B> table) {
+  B::scatter_add_rows(q, x, ids, table);
+  B::add_segment_sums(q, x, ids, table);
+};
+
 /// table (K, C), ids (N) -> (N, C).
 template <Backend B>
 tensor<B> gather_rows(context<B>& cx, const_tensor<B> table, indices<B> ids) {
   auto y = cx.make(ids.size(), table.cols());
-  B::for_rows(cx.queue(), ids.size(), kernel::gather_rows<typename B::real>{table.data, ids.data, nullptr, y.data, table.cols()});
+  if constexpr (HasFusedGather<B>) B::gather_rows(cx.queue(), table, ids, const_tensor<B>{}, y);
+  else B::for_rows(cx.queue(), ids.size(), kernel::gather_rows<typename B::real>{table.data, ids.data, nullptr, y.data, table.cols()});
   return y;
 }
 /// x (N, C) + table[ids] (N, C): the injection of a plan, in one pass.
 template <Backend B>
 tensor<B> add_gathered_rows(context<B>& cx, const_tensor<B> x, const_tensor<B> table, indices<B> ids) {
   auto y = cx.make(ids.size(), table.cols());
-  B::for_rows(cx.queue(), ids.size(), kernel::gather_rows<typename B::real>{table.data, ids.data, x.data, y.data, table.cols()});
+  if constexpr (HasFusedGather<B>) B::gather_rows(cx.queue(), table, ids, x, y);
+  else B::for_rows(cx.queue(), ids.size(), kernel::gather_rows<typename B::real>{table.data, ids.data, x.data, y.data, table.cols()});
   return y;
 }
-/// dtable[ids] += dy: the pullback of gather_rows, and, over sentences, the segment sum. Deterministic.
+/// dtable[ids] += dy: the pullback of gather_rows. Deterministic.
 template <Backend B>
 void scatter_add_rows(context<B>& cx, const_tensor<B> dy, indices<B> ids, tensor<B> dtable) {
   using T = typename B::real;
   constexpr index_t block = 64;
   const index_t blocks = (dy.cols() + block - 1) / block;
-  if constexpr (std::is_same_v<T, typename B::accum>) {
+  if constexpr (HasFusedScatter<B>) {
+    B::scatter_add_rows(cx.queue(), dy, ids, dtable);
+  } else if constexpr (std::is_same_v<T, typename B::accum>) {
     B::for_rows(cx.queue(), blocks, kernel::scatter_add_rows<T>{dy.data, ids.data, dtable.data, dy.rows(), dy.cols(), block});
   } else {
     // Added one by one in memory, rows that meet in one place would be rounded each time.
@@ -126,11 +140,17 @@ void scatter_add_rows(context<B>& cx, const_tensor<B> dy, indices<B> ids, tensor
                                                                          block, blocks});
   }
 }
+/// sums[segment] += x: the same for numbers that mostly ascend, such as the sentences of tokens. Any others are right too, if slower.
+template <Backend B>
+void add_segment_sums(context<B>& cx, const_tensor<B> x, indices<B> segment, tensor<B> sums) {
+  if constexpr (HasFusedScatter<B>) B::add_segment_sums(cx.queue(), x, segment, sums);
+  else scatter_add_rows(cx, x, segment, sums);
+}
 /// Sums of the rows of x (N, C) by segment number (N) -> (segments, C).
 template <Backend B>
 tensor<B> segment_sum(context<B>& cx, const_tensor<B> x, indices<B> segment, index_t segments) {
   auto y = cx.make_zero(segments, x.cols());
-  scatter_add_rows(cx, x, segment, y);
+  add_segment_sums(cx, x, segment, y);
   return y;
 }
 

@@ -1,5 +1,6 @@
 /// Dense products of views. Letters: n plain, t transposed, in the order of the operands.
 #pragma once
+#include <concepts>
 #include <string>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
@@ -10,6 +11,12 @@ namespace planlm {
 template <class B>
 concept HasFusedBias = requires(typename B::queue& q, operand<const typename B::real> a, operand<typename B::real> c,
                                 const_tensor<B, 1> bias) { B::gemm_bias(q, typename B::real(1), a, a, bias, c, into::add); };
+
+/// A backend with column sums of a matrix as it lies in memory. False: not this matrix.
+template <class B>
+concept HasMatrixColumnSums = requires(typename B::queue& q, const_tensor<B> x, tensor<B, 1> y) {
+  { B::add_matrix_column_sums(q, x, y) } -> std::same_as<bool>;
+};
 
 namespace ops {
 
@@ -82,6 +89,8 @@ void matmul_add(context<B>& cx, const_tensor<B> a, const_tensor<B> b, tensor<B> 
 /// y (N) += column sums of x (M, N).
 template <Backend B>
 void add_column_sums(context<B>& cx, const_tensor<B> x, tensor<B, 1> y) {
+  if constexpr (HasMatrixColumnSums<B>)
+    if (B::add_matrix_column_sums(cx.queue(), x, y)) return;
   B::add_column_sums(cx.queue(), x.rows(), x.cols(), kernel::entry<typename B::real>{x.data, x.cols()}, y);
 }
 

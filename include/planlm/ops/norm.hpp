@@ -1,6 +1,7 @@
 /// Normalisation of rows: layer norm (1607.06450) and root-mean-square norm (1910.07467).
 #pragma once
 #include <cmath>
+#include <concepts>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/ops/matmul.hpp>
@@ -74,6 +75,14 @@ struct norm_statistics {
   accum_tensor<B> mean, rstd;
 };
 
+/// A backend that normalises rows in one pass, and pulls back through that with both column sums in one pass. False: not this shape.
+template <class B>
+concept HasFusedNorm = requires(typename B::queue& q, const_tensor<B> x, const_tensor<B, 1> scale, double epsilon, tensor<B> y,
+                                accum_tensor<B> statistic, tensor<B, 1> gradient) {
+  { B::template norm<true>(q, x, scale, scale, epsilon, y, statistic, statistic) } -> std::same_as<bool>;
+  { B::template norm_pullback<true>(q, x, scale, statistic, statistic, x, y, gradient, gradient) } -> std::same_as<bool>;
+};
+
 /// x (N, C) -> (N, C); fills `kept`. An empty `shift` means root-mean-square norm.
 template <bool Centred, Backend B>
 tensor<B> norm(context<B>& cx, const_tensor<B> x, const_tensor<B, 1> scale, const_tensor<B, 1> shift, double epsilon,
@@ -83,6 +92,8 @@ tensor<B> norm(context<B>& cx, const_tensor<B> x, const_tensor<B, 1> scale, cons
   auto y = cx.make(x.rows(), x.cols());
   if (Centred) kept.mean = cx.template make_of<A>(x.rows());
   kept.rstd = cx.template make_of<A>(x.rows());
+  if constexpr (HasFusedNorm<B>)
+    if (B::template norm<Centred>(cx.queue(), x, scale, shift, epsilon, y, kept.mean, kept.rstd)) return y;
   B::for_rows(cx.queue(), x.rows(),
               kernel::norm<T, Centred>{x.data, scale.data, shift.data, y.data, kept.mean.data, kept.rstd.data, x.cols(), A(epsilon)});
   return y;
@@ -92,11 +103,13 @@ template <bool Centred, Backend B>
 tensor<B> norm_pullback(context<B>& cx, const_tensor<B> x, const_tensor<B, 1> scale, norm_statistics<B> kept, const_tensor<B> dy,
                         tensor<B, 1> dscale, tensor<B, 1> dshift) {
   using T = typename B::real;
+  auto dx = cx.make(x.rows(), x.cols());
+  if constexpr (HasFusedNorm<B>)
+    if (B::template norm_pullback<Centred>(cx.queue(), x, scale, kept.mean, kept.rstd, dy, dx, dscale, dshift)) return dx;
   if (dscale)
     B::add_column_sums(cx.queue(), x.rows(), x.cols(),
                        kernel::norm_scale_entry<T, Centred>{x.data, kept.mean.data, kept.rstd.data, dy.data, x.cols()}, dscale);
   if (dshift) add_column_sums(cx, dy, dshift);
-  auto dx = cx.make(x.rows(), x.cols());
   B::for_rows(cx.queue(), x.rows(),
               kernel::norm_pullback<T, Centred>{x.data, scale.data, kept.mean.data, kept.rstd.data, dy.data, dx.data, x.cols()});
   return dx;

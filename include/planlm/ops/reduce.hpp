@@ -5,6 +5,7 @@
 /// shape. Results stay on the device.
 #pragma once
 #include <algorithm>
+#include <concepts>
 #include <span>
 #include <type_traits>
 #include <planlm/backend/context.hpp>
@@ -23,6 +24,12 @@ using const_scalar = view<const typename B::accum, 1, typename B::space>;
 namespace planlm::ops {
 
 inline constexpr index_t reduce_block = 8192;
+
+/// A backend with the sums of squares of blocks of a view. False: not this view.
+template <class B>
+concept HasBlockSquares = requires(typename B::queue& q, const_tensor<B, 1> x, typename B::accum* part) {
+  { B::template block_squares<reduce_block>(q, x, part) } -> std::same_as<bool>;
+};
 
 namespace kernel {
 /// part_r = sum over block r of x^2.
@@ -98,8 +105,13 @@ scalar<B> sum_of_squares(context<B>& cx, std::span<const const_tensor<B, 1>> vie
   auto part = cx.template make_of<A>(std::max<index_t>(parts, 1));
   index_t at = 0;
   for (const const_tensor<B, 1>& x : views) {
-    B::for_rows(cx.queue(), reduce_blocks(x.size()),
-                kernel::block_squares<typename B::real, A>{x.data, part.data + at, x.size()});
+    const bool done = [&] {
+      if constexpr (HasBlockSquares<B>) return B::template block_squares<reduce_block>(cx.queue(), x, part.data + at);
+      else return false;
+    }();
+    if (!done)
+      B::for_rows(cx.queue(), reduce_blocks(x.size()),
+                  kernel::block_squares<typename B::real, A>{x.data, part.data + at, x.size()});
     at += reduce_blocks(x.size());
   }
   B::for_rows(cx.queue(), 1, kernel::total<A>{part.data, y.data, parts});

@@ -115,7 +115,7 @@ struct plan_injection {
   indices<B> sentence;
   auto operator()(context<B>& cx, const_tensor<B> x) const {
     return vjp{const_tensor<B>(ops::add_gathered_rows(cx, x, u, sentence)), [&cx, s = sentence](const_tensor<B> dx, tensor<B> du) {
-                 if (du) ops::scatter_add_rows(cx, dx, s, du);
+                 if (du) ops::add_segment_sums(cx, dx, s, du);
                  return dx;
                }};
   }

@@ -54,6 +54,10 @@ struct adamw {
     v[i] = square;
     return w - (rate * mean / (square_root(square) * correction + epsilon) + decay * w);
   }
+  template <class V>
+  PLANLM_HD void streams(V& s) {
+    s.update(m), s.update(v);
+  }
 };
 }  // namespace kernel
 

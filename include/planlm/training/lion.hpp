@@ -29,6 +29,10 @@ struct lion {
     const T sign = (mixed > T(0) ? T(1) : T(0)) - (mixed < T(0) ? T(1) : T(0)) + (mixed - mixed);
     return w - (rate * sign + decay * w);
   }
+  template <class V>
+  PLANLM_HD void streams(V& s) {
+    s.update(m);
+  }
 };
 }  // namespace kernel
 

@@ -112,9 +112,17 @@ struct update {
 };
 }  // namespace kernel
 
+/// A backend that runs a rule over all ranges at once. False: not these ranges, or not this memory.
+template <class B, class Rule>
+concept HasFusedUpdate = requires(typename B::queue& q, accum_tensor<B> master, typename B::real* rounded, tensor<B, 1> grads,
+                                  const_scalar<B> factor, const std::vector<decay_range>& ranges, const Rule& rule) {
+  { B::update_weights(q, master, rounded, grads, factor, ranges, rule) } -> std::same_as<bool>;
+};
+
 /// Runs an update rule over flat weights and gradients (n): what step() of an optimiser is made of. `Rule` is
 /// trivially copyable, has `A decay` (multiplied by the factor of each range) and `A operator()(index_t i, A
-/// weight, A gradient) const` -> new weight, with A the backend's accum.
+/// weight, A gradient) const` -> new weight, with A the backend's accum. streams(v) of a rule calls v.update(p) for
+/// each of its arrays: a backend may then take several weights at once.
 template <Backend B, class Rule>
 void update_weights(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads, const_scalar<B> factor,
                     const std::vector<decay_range>& ranges, const Rule& rule) {
@@ -123,6 +131,8 @@ void update_weights(context<B>& cx, flat_weights<B> weights, tensor<B, 1> grads,
   const accum_tensor<B> master = weights;
   T* rounded = nullptr;
   if constexpr (!stores_all_digits<B>) rounded = weights.rounded.data;
+  if constexpr (HasFusedUpdate<B, Rule>)
+    if (B::update_weights(cx.queue(), master, rounded, grads, factor, ranges, rule)) return;
   auto launch = [&](index_t begin, index_t end, double multiplier) {
     if (begin >= end) return;
     kernel::update<T, A, Rule> k{rule, master.data, rounded, grads.data, factor.data, begin, end};

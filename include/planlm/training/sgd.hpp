@@ -35,6 +35,10 @@ struct sgd {
     }
     return w - rate * direction;
   }
+  template <class V>
+  PLANLM_HD void streams(V& s) {
+    if constexpr (Form != sgd_form::plain) s.update(b);
+  }
 };
 }  // namespace kernel
 
