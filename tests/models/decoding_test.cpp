@@ -179,6 +179,23 @@ TEST_CASE("a block with grouped-query heads decodes to the bits of its forward p
   }
 }
 
+TEST_CASE("the fused attention over a cache has the bits of the plain composition") {
+  using B = cpu<float>;
+  const attention_shape shape{6, 2, 8, true};
+  context<B> cx;
+  kv_cache<B> cache(cx, 1, shape, 3, 300);
+  const std::vector<float> values = testing::normal_values<float>(600 * shape.packed_width(), 4);
+  const std::vector<int> slots{2, 0}, first{299, 20}, one{1, 5};
+  for (const auto& counts : {first, one}) {
+    const auto rows = cache.extend(cx, slots, counts);
+    const const_tensor<B> packed(values.data(), rows.count(), shape.packed_width());
+    ops::append_kv(cx, shape, packed, rows, cache.layer(0));
+    testing::poison(cx);
+    CHECK(same_bits(cx.read(ops::decode_attention(cx, shape, packed, rows, cache.layer(0))),
+                    cx.read(ops::decode_attention_plain(cx, shape, packed, rows, cache.layer(0)))));
+  }
+}
+
 TEST_CASE("a truncated sequence decodes again as if the rest had never been") {
   using B = cpu<double>;
   const transformer_lm<B> model{{vocabulary, longest, 12, 2, 2}};

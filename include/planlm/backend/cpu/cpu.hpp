@@ -10,6 +10,7 @@
 #include <vector>
 #include <planlm/backend/concept.hpp>
 #include <planlm/backend/cpu/attention.hpp>
+#include <planlm/backend/cpu/decode_attention.hpp>
 #include <planlm/backend/cpu/mixing.hpp>
 #include <planlm/backend/cpu/pool.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
@@ -173,6 +174,27 @@ struct cpu {
       cpu_detail::attention_backward<Products>(head, y.row(begin) + h * d, dy.row(begin) + h * d, y.cols(), lse.row(begin) + h,
                                                lse.cols(), dq, dk, dk + shape.kv_width(), tiles,
                                                tiles + cpu_detail::query_tile * head.rows, scratch);
+    });
+  }
+
+  /// See ops/kv_cache.hpp and backend/cpu/decode_attention.hpp. One task per row and key-value head.
+  template <class Shape>
+  static bool decodes(const Shape&) {
+    return true;
+  }
+  template <class Shape, class Rows, class Cache>
+  static void decode_attention(queue& q, const Shape& shape, view<const Real, 2> packed, const Rows& rows, const Cache& cache,
+                               view<Real, 2> y) {
+    const index_t heads = shape.heads / shape.kv_heads, d = shape.width, stride = shape.kv_width();
+    constexpr std::size_t product_bytes = Products::template scratch_bytes<Real>();
+    q.reserve_scratch(product_bytes + static_cast<std::size_t>(heads * rows.longest) * sizeof(Real));
+    q.pool().run(rows.slot.size() * shape.kv_heads, [&](index_t task, int member) {
+      const index_t r = task / shape.kv_heads, group = task % shape.kv_heads, n = rows.seq.positions[r] + 1;
+      const index_t at = rows.slot[r] * cache.keys.extent(1) * stride + group * d, first = group * heads * d;
+      auto* bytes = static_cast<std::byte*>(q.scratch(member, product_bytes + static_cast<std::size_t>(heads * n) * sizeof(Real)));
+      cpu_detail::decode_attention<Products, Real>(packed.row(r) + first, heads, d, cache.keys.data + at, cache.values.data + at, n, stride,
+                                                   Real(1 / std::sqrt(static_cast<double>(d))), y.row(r) + first,
+                                                   reinterpret_cast<Real*>(bytes + product_bytes), bytes);
     });
   }
 
