@@ -23,9 +23,10 @@ namespace planlm::testing {
 /// Named arrays.
 using results = std::map<std::string, std::vector<double>>;
 
-/// Reference results: in parity_cpu.cpp, apart from nvcc, which would switch the CPU backend's vector code off.
-results operations_on_cpu(bool inputs_are_bfloat16 = false);
-results joint_on_cpu(int model, int steps, int threads, bool inputs_are_bfloat16 = false);
+/// Reference results for the inputs of the program at hand: in parity_cpu.cpp or parity_bf16_cpu.cpp, apart from nvcc, which would switch
+/// the CPU backend's vector code off.
+results operations_on_cpu();
+results joint_on_cpu(int model, int steps, int threads);
 
 template <class T, class Input>
 std::vector<T> rounded_normals(index_t count, std::uint64_t seed, double scale = 1) {

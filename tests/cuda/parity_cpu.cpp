@@ -7,12 +7,7 @@ namespace planlm::testing {
 
 using B = cpu<double>;
 
-results operations_on_cpu(bool inputs_are_bfloat16) {
-  return inputs_are_bfloat16 ? operations<B, bfloat16>(B::queue(1)).run() : operations<B, float>(B::queue(1)).run();
-}
-results joint_on_cpu(int model, int steps, int threads, bool inputs_are_bfloat16) {
-  return inputs_are_bfloat16 ? joint_of<B, bfloat16>(B::queue(threads), model, steps)
-                             : joint_of<B, float>(B::queue(threads), model, steps);
-}
+results operations_on_cpu() { return operations<B, float>(B::queue(1)).run(); }
+results joint_on_cpu(int model, int steps, int threads) { return joint_of<B, float>(B::queue(threads), model, steps); }
 
 }  // namespace planlm::testing
