@@ -172,8 +172,10 @@ bool agrees(const char* name, const mixing_rule& rule, sizes s, double spread, b
                off_dt = with_dtable ? distance(dt[0], want.dtable) : 0;
   const auto same = [](const auto& v) { return std::memcmp(v[0].data(), v[1].data(), v[0].size() * sizeof(T)) == 0; };
   const bool again = same(e) && same(dz) && same(dt);
-  // Weights rounded to bfloat16 cost the forward pass as much as its output's rounding, 1.7e-3 each where the table has no common part.
-  const double most_e = wide ? 1e-5 : 2e-3, most_d = wide ? 1e-5 : 1e-2;
+  // Where many labels weigh, their weights rounded to bfloat16 cost the forward pass as much as its output's rounding does: 1.7e-3 each, 2.4e-3
+  // together, for a table without a common part.
+  const bool many_weigh = kept_bytes == sizeof(T) * static_cast<std::size_t>(s.rows * s.labels);
+  const double most_e = wide ? 1e-5 : many_weigh ? 3e-3 : 2e-3, most_d = wide ? 1e-5 : 1e-2;
   const bool good = off_e < most_e && off_dz < most_d && off_dt < most_d && again;
   std::printf("%s %-22s %-8s (%5lld, %5lld, %4lld) spread %.1f: e %.2e dz %.2e dE %.2e%s\n", good ? "ok    " : "FAILED", name, wide ? "float" : "bfloat16",
               (long long)s.rows, (long long)s.labels, (long long)s.width, spread, off_e, off_dz, off_dt, again ? "" : " DIFFERENT BITS");

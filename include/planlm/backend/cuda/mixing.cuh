@@ -43,7 +43,7 @@ void dense_weights(cuda_queue& q, const mixing_rule& rule, const T* z, T* w, ind
 /// Whether dz comes as the epilogue of its product: where that saves more passes over S K values than the own product is slower.
 template <class T>
 bool fuses_logit_gradient(const cuda_queue& q, index_t rows, index_t labels, index_t width) {
-  return false && std::is_same_v<T, bfloat16> && labels >= width && has_logit_gradient(q, rows, labels, width);
+  return std::is_same_v<T, bfloat16> && labels >= 2 * width && has_logit_gradient(q, rows, labels, width);
 }
 
 /// z (S, K), table (K, C) -> e (S, C); `kept` has mixing_bytes bytes.
@@ -79,7 +79,7 @@ void mix_pullback(cuda_queue& q, const mixing_rule& rule, view<const T, 2, devic
       if (fuses_logit_gradient<T>(q, rows, labels, width)) {
         auto* const dots = static_cast<float*>(q.scratch(static_cast<std::size_t>(rows) * sizeof(float)));
         row_dots(q, de.data, e.data, dots, rows, width);
-        return logit_gradient<2>(q, de.data, table.data, w, dots, dz.data, rows, labels, width, logits.inverse_temperature);
+        return logit_gradient<1>(q, de.data, table.data, w, dots, dz.data, rows, labels, width, logits.inverse_temperature);
       }
   }
   B::gemm(q, 1, plain(de), transposed(table), plain(dz), into::replace);

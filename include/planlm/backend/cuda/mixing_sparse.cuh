@@ -1,7 +1,7 @@
 /// Label mixing where few labels of a row carry weight: the k <= 8 largest, or the largest alone.
 ///
-/// Forward, one warp a row: the row of z is read once, each lane keeps the best k of its labels, k rounds over the lanes give the best of the
-/// row; then e is the weighted sum of k rows of the table. Reads S K + S k C values (the latter mostly from the cache), writes S C; a dense
+/// Forward: the row of z is read once, into registers; k rounds over the lanes of its warps give the k largest; then e is the weighted sum of
+/// k rows of the table. Reads S K + S k C values (the latter mostly from the cache), writes S C; a dense
 /// product would need 2 S K C operations.
 /// Pullback: k dots of C per row, dz written once, mostly zeros. dE adds p de to k rows of the table per sentence without atomics: the
 /// S k pairs are sorted by label with their order kept (counts per chunk of pairs, two prefix sums, placement), then each label sums its own
@@ -32,90 +32,164 @@ __device__ inline bool before(const candidate& a, const candidate& b) {
   return a.value > b.value || (a.value == b.value && static_cast<unsigned>(a.label) < static_cast<unsigned>(b.label));
 }
 
-/// label, weight (S, taken) and e (S, C) = sum of weight x row of the table. A label of -1 has no weight.
-template <class T, bool Vectors>
-__global__ void __launch_bounds__(128) mixing_taken(const T* z, const T* table, T* e, int* label, float* weight, index_t rows, index_t cols,
-                                                    index_t width, int taken, cuda_detail::mixing::logit_rule rule) {
-  using namespace cuda_detail::mixing;
-  using chunk = cuda_detail::mixing::chunk<T>;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
-  if (r >= rows) return;
-  const T* from = z + r * cols;
-  candidate best[most_taken];
-#pragma unroll
-  for (int j = 0; j < most_taken; ++j) best[j] = {-INFINITY, -1};
-  const auto offer = [&](float value, index_t i) {
-    candidate c{value, static_cast<int>(i)};
-    if (!before(c, best[most_taken - 1])) return;
-#pragma unroll
-    for (int j = 0; j < most_taken; ++j)
-      if (before(c, best[j])) {
-        const candidate other = best[j];
-        best[j] = c, c = other;
-      }
-  };
-  if constexpr (Vectors) {
-    for (index_t i = index_t{lane} * chunk::count; i < cols; i += 32 * chunk::count) {
-      float v[chunk::count];
-      chunk::load(from + i, v);
-      if (rule.noise != 0) add_noise<chunk::count>(rule, r, i, v);
-#pragma unroll
-      for (int j = 0; j < chunk::count; ++j) offer(v[j], i + j);
-    }
-  } else {
-    for (index_t i = lane; i < cols; i += 32) offer(noisy(rule, from, r, i), i);
-  }
-  // Round t: the first of the lanes' first candidates is the row's t-th; its lane moves up.
-  candidate row_best[most_taken];
+/// The first of the candidates of a warp's lanes, in all lanes.
+__device__ inline candidate first_of_lanes(const candidate& c) {
+  // Order of floats as order of integers; a candidate without a label is 0, below -infinity. Adding 0 makes of -0 a 0.
+  const unsigned raw = __float_as_uint(c.value + 0.0f), bits = c.label < 0 ? 0u : (raw & 0x80000000u) ? ~raw : raw | 0x80000000u;
+  const unsigned top = __reduce_max_sync(0xFFFFFFFFu, bits);
+  const unsigned label = __reduce_min_sync(0xFFFFFFFFu, bits == top && c.label >= 0 ? static_cast<unsigned>(c.label) : 0xFFFFFFFFu);
+  return {__uint_as_float((top & 0x80000000u) ? top & 0x7FFFFFFFu : ~top), static_cast<int>(label)};
+}
+/// Weights of a row's first candidates; one that weighs nothing loses its label.
+__device__ inline void weigh(candidate (&best)[most_taken], float (&p)[most_taken], int taken, const cuda_detail::mixing::logit_rule& rule) {
+  if (best[0].label < 0) best[0] = {NAN, 0};  // no number, or none above -infinity
+  const float factor = rule.inverse_temperature * cuda_detail::mixing::log2_e;
+  float total = 0;
 #pragma unroll
   for (int t = 0; t < most_taken; ++t) {
-    row_best[t] = {-INFINITY, -1};
-    if (t >= taken) continue;
-    candidate c = best[0];
-#pragma unroll
-    for (int w = 16; w > 0; w /= 2) {
-      const candidate other{__shfl_xor_sync(0xFFFFFFFFu, c.value, w), __shfl_xor_sync(0xFFFFFFFFu, c.label, w)};
-      if (before(other, c)) c = other;
-    }
-    row_best[t] = c;
-    if (c.label >= 0 && c.label == best[0].label) {
-#pragma unroll
-      for (int j = 0; j + 1 < most_taken; ++j) best[j] = best[j + 1];
-      best[most_taken - 1] = {-INFINITY, -1};
-    }
-  }
-  if (row_best[0].label < 0) row_best[0] = {NAN, 0};  // no number, or none above -infinity
-  const float factor = rule.inverse_temperature * log2_e;
-  float p[most_taken], total = 0;
-#pragma unroll
-  for (int t = 0; t < most_taken; ++t) {
-    p[t] = row_best[t].label < 0 ? 0.0f : t == 0 && taken == 1 ? 1.0f : exp2_of((row_best[t].value - row_best[0].value) * factor);
+    p[t] = t >= taken || best[t].label < 0 ? 0.0f : taken == 1 ? 1.0f : cuda_detail::mixing::exp2_of((best[t].value - best[0].value) * factor);
     total += p[t];
   }
 #pragma unroll
   for (int t = 0; t < most_taken; ++t) {
-    p[t] = taken == 1 ? p[t] : p[t] / total;
-    if (t < taken && lane == t) label[r * taken + t] = row_best[t].label, weight[r * taken + t] = p[t];
-    row_best[t].label = row_best[t].label < 0 ? 0 : row_best[t].label;
+    if (taken > 1) p[t] /= total;
+    if (p[t] == 0) best[t].label = -1;
   }
-  T* to = e + r * width;
-  constexpr int step = Vectors ? chunk::count : 1;
-  for (index_t i = index_t{lane} * step; i < width; i += 32 * step) {
-    float sum[step] = {};
+}
+/// e = sum of weight x row of the table: the columns of `member` of `team` threads.
+template <class T>
+__device__ void sum_rows(const T* table, T* e, index_t width, bool by_chunks, int member, int team, const candidate (&best)[most_taken],
+                         const float (&p)[most_taken]) {
+  using chunk = cuda_detail::mixing::chunk<T>;
+  if (!by_chunks) {
+    for (index_t i = member; i < width; i += team) {
+      float sum = 0;
+#pragma unroll
+      for (int t = 0; t < most_taken; ++t)
+        if (best[t].label >= 0) sum += p[t] * static_cast<float>(table[best[t].label * width + i]);
+      e[i] = sum;
+    }
+    return;
+  }
+  for (index_t i = index_t{member} * chunk::count; i < width; i += team * chunk::count) {
+    float sum[chunk::count] = {};
 #pragma unroll
     for (int t = 0; t < most_taken; ++t) {
-      if (t >= taken || p[t] == 0) continue;
-      float v[step];
-      const T* row = table + index_t{row_best[t].label} * width + i;
-      if constexpr (Vectors) chunk::load(row, v);
-      else v[0] = static_cast<float>(*row);
+      if (best[t].label < 0) continue;
+      float v[chunk::count];
+      chunk::load(table + best[t].label * width + i, v);
 #pragma unroll
-      for (int j = 0; j < step; ++j) sum[j] += p[t] * v[j];
+      for (int j = 0; j < chunk::count; ++j) sum[j] += p[t] * v[j];
     }
-    if constexpr (Vectors) chunk::store(to + i, sum);
-    else to[i] = sum[0];
+    chunk::store(e + i, sum);
   }
+}
+
+/// label, weight (S, taken) and e (S, C), the row of logits in registers. A label of -1 weighs nothing.
+template <class T, int Warps, bool Noise>
+__global__ void __launch_bounds__(Warps == 8 ? 256 : 128)
+    mixing_taken(const T* z, const T* table, T* e, int* label, float* weight, index_t rows, index_t cols, index_t width, int taken, bool by_chunks,
+                 cuda_detail::mixing::logit_rule rule) {
+  using chunk = cuda_detail::mixing::chunk<T>;
+  __shared__ candidate of_warp[8][most_taken];
+  const mixing_row<T, Warps> own(cols);
+  const index_t r = index_t{blockIdx.x} * (blockDim.x / (32 * Warps)) + threadIdx.x / (32 * Warps);
+  const bool inside = r < rows;
+  if (Warps == 1 && !inside) return;
+  const index_t at = inside ? r : rows - 1;  // threads beyond the end go along to the barrier
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  float v[mixing_values];
+  own.load(z + at * cols, v, -INFINITY);
+  if constexpr (Noise)
+#pragma unroll
+    for (int c = 0; c < own.chunks; ++c)
+      if (own.label(c) < cols) cuda_detail::mixing::add_noise<chunk::count>(rule, at, own.label(c), v + c * chunk::count);
+  const auto first_of_own = [&] {
+    candidate c{-INFINITY, -1};
+#pragma unroll
+    for (int i = 0; i < mixing_values; ++i)
+      if (v[i] > c.value) c = {v[i], static_cast<int>(own.label(i / chunk::count)) + i % chunk::count};
+    return c;
+  };
+  candidate best[most_taken], c = first_of_own();
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    best[t] = {-INFINITY, -1};
+    if (t >= taken) continue;
+    best[t] = first_of_lanes(c);
+    if (c.label >= 0 && c.label == best[t].label && t + 1 < taken) {
+#pragma unroll
+      for (int i = 0; i < mixing_values; ++i)
+        if (static_cast<int>(own.label(i / chunk::count)) + i % chunk::count == c.label) v[i] = -INFINITY;
+      c = first_of_own();
+    }
+  }
+  if constexpr (Warps > 1) {  // the first of the warps' first
+    if (lane == 0)
+#pragma unroll
+      for (int t = 0; t < most_taken; ++t) of_warp[warp][t] = best[t];
+    __syncthreads();
+    const candidate* all = of_warp[warp / Warps * Warps];
+    candidate a = all[lane], b = Warps == 8 ? all[32 + lane] : candidate{-INFINITY, -1};
+    if (Warps * most_taken < 32 && lane >= Warps * most_taken) a = {-INFINITY, -1};
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t) {
+      if (t >= taken) continue;
+      if (before(b, a)) {
+        const candidate other = a;
+        a = b, b = other;
+      }
+      best[t] = first_of_lanes(a);
+      if (a.label >= 0 && a.label == best[t].label) a = b, b = {-INFINITY, -1};
+    }
+  }
+  float p[most_taken];
+  weigh(best, p, taken, rule);
+  if (!inside) return;
+  if (warp % Warps == 0 && lane == 0)
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t)
+      if (t < taken) label[r * taken + t] = best[t].label, weight[r * taken + t] = p[t];
+  sum_rows(table, e + r * width, width, by_chunks, own.member, 32 * Warps, best, p);
+}
+/// The same for any row: one warp; each lane keeps the first of its labels.
+template <class T>
+__global__ void __launch_bounds__(128) mixing_taken_any(const T* z, const T* table, T* e, int* label, float* weight, index_t rows, index_t cols,
+                                                        index_t width, int taken, bool by_chunks, cuda_detail::mixing::logit_rule rule) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const index_t r = index_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
+  if (r >= rows) return;
+  candidate own[most_taken], best[most_taken];
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) own[t] = {-INFINITY, -1};
+  for (index_t i = lane; i < cols; i += 32) {
+    candidate c{cuda_detail::mixing::noisy(rule, z + r * cols, r, i), static_cast<int>(i)};
+    if (!(c.value > own[most_taken - 1].value)) continue;
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t)
+      if (before(c, own[t])) {
+        const candidate other = own[t];
+        own[t] = c, c = other;
+      }
+  }
+#pragma unroll
+  for (int t = 0; t < most_taken; ++t) {
+    best[t] = {-INFINITY, -1};
+    if (t >= taken) continue;
+    best[t] = first_of_lanes(own[0]);
+    if (own[0].label >= 0 && own[0].label == best[t].label) {
+#pragma unroll
+      for (int j = 0; j + 1 < most_taken; ++j) own[j] = own[j + 1];
+      own[most_taken - 1] = {-INFINITY, -1};
+    }
+  }
+  float p[most_taken];
+  weigh(best, p, taken, rule);
+  if (lane == 0)
+#pragma unroll
+    for (int t = 0; t < most_taken; ++t)
+      if (t < taken) label[r * taken + t] = best[t].label, weight[r * taken + t] = p[t];
+  sum_rows(table, e + r * width, width, by_chunks, lane, 32, best, p);
 }
 
 /// w (S, K) = softmax of the `taken` first labels of a row, zero elsewhere: for many taken. One warp finds one label after the other.
@@ -334,10 +408,20 @@ struct taken_labels {
 template <class T>
 void mix_taken(cuda_queue& q, const logit_rule& rule, const T* z, const T* table, T* e, const taken_labels& taken, index_t rows, index_t cols,
                index_t width) {
-  if (rows == 0) return;
-  const bool vectors = cols % chunk<T>::count == 0 && width % chunk<T>::count == 0 && aligned_to_16(z) && aligned_to_16(table) && aligned_to_16(e);
-  const auto f = vectors ? kernel::mixing::mixing_taken<T, true> : kernel::mixing::mixing_taken<T, false>;
-  q.launch("mixing_taken", dim3(blocks_of(rows, 4)), dim3(128), 0, f, z, table, e, taken.label, taken.weight, rows, cols, width, taken.count, rule);
+  if (rows == 0 || cols == 0) return;
+  const bool by_chunks = width % chunk<T>::count == 0 && aligned_to_16(table) && aligned_to_16(e);
+  const int warps = warps_of_row<T>(cols, z, z);
+  if (warps == 0) {
+    q.launch("mixing_taken_any", dim3(blocks_of(rows, 4)), dim3(128), 0, kernel::mixing::mixing_taken_any<T>, z, table, e, taken.label, taken.weight, rows,
+             cols, width, taken.count, by_chunks, rule);
+    return;
+  }
+  with_warps(warps, [&](auto count) {
+    constexpr int n = decltype(count)::value, threads = n == 8 ? 256 : 128;
+    const auto f = rule.noise == 0 ? kernel::mixing::mixing_taken<T, n, false> : kernel::mixing::mixing_taken<T, n, true>;
+    q.launch("mixing_taken", dim3(blocks_of(rows, threads / (32 * n))), dim3(threads), 0, f, z, table, e, taken.label, taken.weight, rows, cols, width,
+             taken.count, by_chunks, rule);
+  });
 }
 template <class T>
 void mix_taken_pullback(cuda_queue& q, const logit_rule& rule, const T* table, const taken_labels& taken, const T* de, T* dz, index_t rows,
