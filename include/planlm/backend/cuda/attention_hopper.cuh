@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <planlm/backend/cuda/attention_order.cuh>
 #include <planlm/backend/cuda/hopper.cuh>
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/bfloat16.hpp>
@@ -23,24 +24,6 @@
 #include <planlm/ops/attention.hpp>
 
 namespace planlm {
-
-/// The order in which tiles of (sequence, head) pairs are taken: pairs in groups whose keys and values stay in the L2 cache; inside a group
-/// one tile of every pair, then the next, the longest first. Tiles past the end of a shorter sequence are skipped by who meets them.
-struct attention_order {
-  int pairs, heads, tiles, group;
-  bool descending;
-
-  struct place {
-    int sequence, head, tile;
-  };
-  PLANLM_HD int items() const { return pairs * tiles; }
-  PLANLM_HD place at(int item) const {
-    const int first = item / (group * tiles) * group, local = item - first * tiles;
-    const int count = group < pairs - first ? group : pairs - first;
-    const int rank = local / count, pair = first + local - rank * count;
-    return {pair / heads, pair % heads, descending ? tiles - 1 - rank : rank};
-  }
-};
 
 namespace kernel {
 
@@ -111,13 +94,14 @@ struct hopper_forward_plan {
   static constexpr int query_bytes = queries * Width * 2, key_bytes = KeyTile * Width * 2;
   static constexpr int query_stages = 2 * query_bytes + 2 * stages * key_bytes <= 224 * 1024 ? 2 : 1;
   static constexpr int shared_bytes = query_stages * query_bytes + 2 * stages * key_bytes + 1024;
-  static constexpr int producer_registers = Groups == 2 ? 24 : 32, consumer_registers = Groups == 2 ? 240 : 160;
+  static constexpr int producer_registers = Groups == 2 ? 40 : 32, consumer_registers = Groups == 2 ? 232 : 160;
 };
 
 template <int Width, int Groups, int KeyTile, bool Causal, bool Watched = false>
 __global__ void __launch_bounds__(128 * (Groups + 1), 1)
-    attention_hopper_forward(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map, attention_order order,
-                             hopper_attention_shape shape, const int* offsets, bfloat16* y, float* lse) {
+    attention_hopper_forward(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap key_map,
+                             const __grid_constant__ attention_order order, hopper_attention_shape shape, const int* offsets, int* counter,
+                             bfloat16* y, float* lse) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   using plan = hopper_forward_plan<Width, Groups, KeyTile>;
@@ -126,6 +110,7 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
   unsigned char* const k_tiles = q_tiles + plan::query_stages * plan::query_bytes;
   unsigned char* const v_tiles = k_tiles + plan::stages * plan::key_bytes;
   __shared__ barrier q_full[2], q_empty[2], k_full[2], k_empty[2], v_full[2], v_empty[2];
+  __shared__ attention_work works[2];  // of the query tiles
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
       barrier_init(&q_full[i], 1), barrier_init(&k_full[i], 1), barrier_init(&v_full[i], 1);
@@ -145,12 +130,17 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
     ring<plan::query_stages> q_at;
     ring<plan::stages> at;
     const int head_panels = Width / panel_columns;
-    for (int item = blockIdx.x; item < order.items(); item += gridDim.x) {
-      const auto [sequence, head, tile] = order.at(item);
-      const int begin = offsets[sequence], length = offsets[sequence + 1] - begin;
-      if (tile * plan::queries >= length) continue;
-      const int kv_head = head / (shape.heads / shape.kv_heads);
+    attention_feed feed{order, offsets, counter, static_cast<int>(blockIdx.x)};
+    for (;;) {
+      const attention_work work = feed.next();
+      const auto [sequence, head, tile, begin, length] = work;
       barrier_wait<Watched>(&q_empty[q_at.stage], q_at.parity ^ 1, "an empty query tile");
+      works[q_at.stage] = work;
+      if (head < 0) {
+        barrier_arrive(&q_full[q_at.stage]);
+        break;
+      }
+      const int kv_head = head / (shape.heads / shape.kv_heads);
       barrier_expect(&q_full[q_at.stage], plan::query_bytes);
       copy_panels(q_tiles + q_at.stage * plan::query_bytes, query_map, &q_full[q_at.stage], begin + tile * plan::queries, head * head_panels);
       q_at.next();
@@ -177,10 +167,10 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
     const auto release = [lane](barrier* b) {
       if (lane == 0) barrier_arrive(b);
     };
-    for (int item = blockIdx.x; item < order.items(); item += gridDim.x) {
-      const auto [sequence, head, tile] = order.at(item);
-      const int begin = offsets[sequence], length = offsets[sequence + 1] - begin;
-      if (tile * plan::queries >= length) continue;
+    for (;;) {
+      barrier_wait<Watched>(&q_full[q_at.stage], q_at.parity, "a query tile");
+      const auto [sequence, head, tile, begin, length] = works[q_at.stage];
+      if (head < 0) break;
       const int row = tile * plan::queries + 64 * group + 16 * warp + lane / 4;  // and row + 8
       unsigned char* const q_tile = q_tiles + q_at.stage * plan::query_bytes;
       const std::uint64_t q = k_major(shared_address(q_tile) + group * 64 * row_bytes);
@@ -224,7 +214,6 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
       for (int i = 0; i < Width / 2; ++i) o[i] = 0;
 
       const int count = key_tiles(tile, length);
-      barrier_wait<Watched>(&q_full[q_at.stage], q_at.parity, "a query tile");
       barrier_wait<Watched>(&k_full[k_at.stage], k_at.parity, "the first key tile");
       wgmma_fence();
       hopper_scores<KeyTile, Width, plan::queries>(s, q, k + k_at.stage * (plan::key_bytes >> 4));
@@ -304,13 +293,11 @@ namespace cuda_detail {
 
 constexpr bool attention_hopper_takes(attention_shape shape) { return shape.width == 64 || shape.width == 128; }
 
-inline attention_order order_of(attention_shape shape, index_t heads, const int* host_offsets, index_t sequences, int tile, bool descending) {
-  index_t longest = 0;
-  for (index_t s = 0; s < sequences; ++s) longest = std::max<index_t>(longest, host_offsets[s + 1] - host_offsets[s]);
-  const index_t cached = 24 << 20;
-  const index_t group = std::clamp<index_t>(cached / std::max<index_t>(longest * shape.width * 4, 1), 1, std::max<index_t>(sequences * heads, 1));
-  return {static_cast<int>(sequences * heads), static_cast<int>(heads), static_cast<int>((longest + tile - 1) / tile),
-          static_cast<int>(group), descending};
+/// `count` counters at 0 in the queue's scratch, `before` bytes into it.
+inline int* counters(cuda_queue& q, std::size_t before, int count) {
+  unsigned char* const p = static_cast<unsigned char*>(q.scratch(before + count * sizeof(int))) + before;
+  check(cudaMemsetAsync(p, 0, count * sizeof(int), q.stream()), "cudaMemsetAsync");
+  return reinterpret_cast<int*>(p);
 }
 
 template <int Width, int Groups, int KeyTile, bool Causal, bool Watched = false>
@@ -318,7 +305,7 @@ void attention_hopper_as(cuda_queue& q, attention_shape shape, const bfloat16* q
                          index_t sequences, bfloat16* y, float* lse) {
   using plan = kernel::hopper_forward_plan<Width, Groups, KeyTile>;
   const index_t rows = host_offsets[sequences];
-  const attention_order order = order_of(shape, shape.heads, host_offsets, sequences, plan::queries, shape.causal);
+  const attention_order order = attention_order::of(shape.heads, host_offsets, sequences, plan::queries, Width * 4, Causal);
   if (order.items() == 0) return;
   const auto map = [&](int box_rows) {
     return hopper::panels_map(qkv, rows, shape.packed_width(), shape.packed_width(), box_rows, Width / hopper::panel_columns);
@@ -328,20 +315,18 @@ void attention_hopper_as(cuda_queue& q, attention_shape shape, const bfloat16* q
            kernel::attention_hopper_forward<Width, Groups, KeyTile, Causal, Watched>, map(plan::queries), map(KeyTile), order,
            kernel::hopper_attention_shape{static_cast<int>(shape.heads), static_cast<int>(shape.kv_heads),
                                           static_cast<float>(1 / std::sqrt(double(Width)))},
-           offsets, y, lse);
+           offsets, counters(q, 0, 1), y, lse);
 }
 
 /// y (N, heads width) and lse (N, heads) of qkv (N, packed width): bfloat16, width 64 or 128, on a queue where hopper().
+/// Width 64 leaves registers for a third consumer, which pays where its tiles of 192 queries are few of a sequence's.
 inline void attention_hopper(cuda_queue& q, attention_shape shape, const bfloat16* qkv, const int* offsets, const int* host_offsets,
                              index_t sequences, bfloat16* y, float* lse) {
-  if (shape.width == 128 && shape.causal)
-    attention_hopper_as<128, 2, 128, true>(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
-  else if (shape.width == 128)
-    attention_hopper_as<128, 2, 128, false>(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
-  else if (shape.causal)
-    attention_hopper_as<64, 2, 128, true>(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
-  else
-    attention_hopper_as<64, 2, 128, false>(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
+  const bool long_ones = host_offsets[sequences] >= 1536 * sequences;
+  const auto f = shape.width == 128 ? (shape.causal ? attention_hopper_as<128, 2, 128, true> : attention_hopper_as<128, 2, 128, false>)
+                 : long_ones        ? (shape.causal ? attention_hopper_as<64, 3, 128, true> : attention_hopper_as<64, 3, 128, false>)
+                                    : (shape.causal ? attention_hopper_as<64, 2, 128, true> : attention_hopper_as<64, 2, 128, false>);
+  f(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
 }
 
 }  // namespace cuda_detail
