@@ -238,6 +238,31 @@ struct product {
   }
 };
 
+/// Parts of a product: some columns of D, some rows of D, some of the terms of its sums.
+template <class T>
+product<T> columns_of(product<T> p, index_t begin, index_t end) {
+  p.b.data += begin * p.b.col_stride, p.d.data += begin * p.d.col_stride;
+  p.b.cols = p.d.cols = end - begin;
+  if (p.c) p.c += begin * p.d.col_stride;
+  if (p.aux) p.aux += begin * p.d.col_stride;
+  if (p.bias) p.bias += begin;
+  return p;
+}
+template <class T>
+product<T> rows_of(product<T> p, index_t begin, index_t end) {
+  p.a.data += begin * p.a.row_stride, p.d.data += begin * p.d.row_stride;
+  p.a.rows = p.d.rows = end - begin;
+  if (p.c) p.c += begin * p.d.row_stride;
+  if (p.aux) p.aux += begin * p.d.row_stride;
+  return p;
+}
+template <class T>
+product<T> terms_of(product<T> p, index_t begin, index_t end) {
+  p.a.data += begin * p.a.col_stride, p.b.data += begin * p.b.row_stride;
+  p.a.cols = p.b.rows = end - begin;
+  return p;
+}
+
 template <class T>
 void run(product_plans& plans, cudaStream_t stream, const product<T>& p, cublasComputeType_t compute = product_type<T>::compute) {
   if (p.a.rows != p.d.rows || p.b.cols != p.d.cols || p.a.cols != p.b.rows) throw shape_error("cuda: product" + p.text());
@@ -252,6 +277,27 @@ void run(product_plans& plans, cudaStream_t stream, const product<T>& p, cublasC
   if (!(of_a.by_rows || of_a.by_columns) || !(of_b.by_rows || of_b.by_columns) || !of_d.by_rows)
     throw shape_error("cuda: a product needs one stride of each operand to be 1, and rows of D where it has an epilogue" + p.text());
   // cuBLASLt counts by columns: what lies by rows is to it the transposed matrix, and D^T = B^T A^T.
+  // An extent that is no multiple of 16 bytes (a vocabulary of 50257) would send all of the product to kernels that load one value at a
+  // time, six times slower (measured); so the last few columns, rows or terms are products of their own.
+  constexpr index_t lanes = sizeof(T) <= 4 ? 16 / index_t{sizeof(T)} : 1, large = 64 * lanes;
+  const auto cut = [](index_t n) { return n > large && n % lanes != 0 ? n - n % lanes : 0; };
+  if constexpr (lanes > 1) {
+    const bool whole = of_a.ld % lanes == 0 && of_b.ld % lanes == 0 && of_d.ld % lanes == 0;
+    if (const index_t at = cut(p.d.cols); whole && at > 0) {
+      run(plans, stream, columns_of(p, 0, at), compute);
+      return run(plans, stream, columns_of(p, at, p.d.cols), compute);
+    }
+    if (const index_t at = cut(p.d.rows); whole && at > 0 && !of_a.by_rows) {
+      run(plans, stream, rows_of(p, 0, at), compute);
+      return run(plans, stream, rows_of(p, at, p.d.rows), compute);
+    }
+    if (const index_t at = cut(p.a.cols); whole && at > 0 && (p.kind == epilogue::none || p.kind == epilogue::bias)) {
+      run(plans, stream, terms_of(p, 0, at), compute);
+      product<T> rest = terms_of(p, at, p.a.cols);
+      rest.c = p.d.data, rest.kind = epilogue::none, rest.bias = nullptr;
+      return run(plans, stream, rest, compute);
+    }
+  }
   using traits = product_type<T>;
   product_shape s{};
   s.m = p.d.cols, s.n = p.d.rows, s.k = p.a.cols;
