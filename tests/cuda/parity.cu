@@ -1,7 +1,6 @@
 // The CUDA backend in float32 against the CPU backend in double: every operation, and joint training steps.
 //
 //     parity [--steps N]        exit status: 0 all agree, 1 some do not, 77 there is no GPU to run on
-// quick: --steps 1
 #include <planlm/cuda.cuh>
 
 #include "parity_compare.hpp"

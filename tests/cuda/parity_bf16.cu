@@ -1,7 +1,6 @@
 // The CUDA backend in bfloat16 against the CPU backend in double, from the same numbers rounded to bfloat16: every operation, joint steps.
 //
 //     parity_bf16 [--steps N]   exit status: 0 all agree, 1 some do not, 77 there is no GPU to run on
-// quick: --steps 1
 //
 // Rounding a result to bfloat16 alone is 1.7e-3 of it. One operation is held to 2e-3 forward and 1e-2 backward; the exceptions are below,
 // each with its reason.
