@@ -12,6 +12,7 @@
 #include <exception>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 #include <planlm/backend/cuda/cuda.cuh>
 #include <planlm/backend/cuda/mixing.cuh>
@@ -122,6 +123,19 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
   part("weights pullback", 3 * rows, [&] { cuda_detail::mixing::mixing_weights_pullback(q, logits, false, static_cast<const bfloat16*>(w), dz.data, S, K); });
   part("row dots", 4.0 * S * C / machine.bytes_per_us, [&] { cuda_detail::mixing::row_dots<bfloat16>(q, de.data, e.data, dots, S, C); });
   if (cuda_detail::mixing::has_logit_gradient(q, S, K, C)) {
+    static bool told = false;
+    if (!std::exchange(told, true)) {
+      cudaLaunchAttribute pair{};
+      pair.id = cudaLaunchAttributeClusterDimension, pair.val.clusterDim.x = 2, pair.val.clusterDim.y = 1, pair.val.clusterDim.z = 1;
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(132), config.blockDim = dim3(kernel::mixing::logit_tile::threads);
+      config.dynamicSmemBytes = kernel::mixing::logit_tile::shared_bytes, config.attrs = &pair, config.numAttrs = 1;
+      const auto f = kernel::mixing::logit_gradient<2, false>;
+      cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel::mixing::logit_tile::shared_bytes);
+      int n = -1;
+      cudaOccupancyMaxActiveClusters(&n, f, &config);
+      std::printf("{\"what\":\"pairs of blocks at once\",\"count\":%d}\n", n);
+    }
     part("dz fused, 1 block", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<1>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
     part("dz fused, 2 blocks", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<2>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
   }

@@ -14,6 +14,7 @@
 #include <planlm/backend/concept.hpp>
 #include <planlm/backend/cuda/mixing_hopper.cuh>
 #include <planlm/backend/cuda/mixing_rows.cuh>
+#include <planlm/backend/cuda/mixing_scatter.cuh>
 #include <planlm/backend/cuda/mixing_sparse.cuh>
 #include <planlm/backend/mixing_rule.hpp>
 

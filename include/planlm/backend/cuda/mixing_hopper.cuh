@@ -208,12 +208,16 @@ void logit_gradient(cuda_queue& q, const bfloat16* de, const bfloat16* table, co
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = Blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(Blocks * std::min<index_t>(tiles, std::max(1, q.multiprocessors() / Blocks))));
   config.blockDim = dim3(tile::threads);
   config.dynamicSmemBytes = tile::shared_bytes;
   config.stream = q.stream();
   config.attrs = &cluster;
   config.numAttrs = Blocks > 1 ? 1 : 0;
+  int at_once = q.multiprocessors();
+  config.gridDim = dim3(static_cast<unsigned>(q.multiprocessors() / Blocks * Blocks));
+  // Clusters do not tile the device: those left over would begin when the others end.
+  if constexpr (Blocks > 1) check(cudaOccupancyMaxActiveClusters(&at_once, f, &config), "cudaOccupancyMaxActiveClusters");
+  config.gridDim = dim3(static_cast<unsigned>(Blocks * std::min<index_t>(tiles, std::max(1, at_once))));
   check(cudaLaunchKernelEx(&config, f, of_de, of_table, of_w, of_dz, w, dots, static_cast<int>(rows), static_cast<int>(labels), static_cast<int>(width),
                            inverse_temperature),
         "logit_gradient");
