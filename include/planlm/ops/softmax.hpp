@@ -22,20 +22,16 @@ struct softmax {
     T* to = p + r * cols;
     const A beta = inverse_temperature;
     const A top = team.template max<A>(cols, [=](index_t i) { return A(from[i]); });
-    if constexpr (std::is_same_v<T, A>) {
-      const T total = team.template sum<T>(cols, [=](index_t i) {
-        const T e = math::exp(beta * (from[i] - top));
-        to[i] = e;
-        return e;
-      });
-      const T inverse = T(1) / total;
-      team.sync();
-      team.for_each(cols, [=](index_t i) { to[i] *= inverse; });
-    } else {  // the exponentials again rather than rounded twice
-      const A inverse = A(1) / team.template sum<A>(cols, [=](index_t i) { return math::exp(beta * (A(from[i]) - top)); });
-      team.sync();
-      team.for_each(cols, [=](index_t i) { to[i] = math::exp(beta * (A(from[i]) - top)) * inverse; });
-    }
+    constexpr bool keep = std::is_same_v<T, A>;  // else the exponentials are computed again rather than rounded twice
+    const A total = team.template sum<A>(cols, [=](index_t i) {
+      const A e = math::exp(beta * (A(from[i]) - top));
+      if constexpr (keep) to[i] = e;
+      return e;
+    });
+    const A inverse = A(1) / total;
+    team.sync();
+    if constexpr (keep) team.for_each(cols, [=](index_t i) { to[i] *= inverse; });
+    else team.for_each(cols, [=](index_t i) { to[i] = math::exp(beta * (A(from[i]) - top)) * inverse; });
   }
 };
 template <class T>
