@@ -14,9 +14,10 @@
 #include <planlm/backend/cuda/attention.cuh>
 #include <planlm/backend/cuda/decode_attention.cuh>
 #include <planlm/backend/cuda/error.cuh>
-#include <planlm/backend/cuda/loops.cuh>
+#include <planlm/backend/cuda/mixing.cuh>
 #include <planlm/backend/cuda/product_plans.cuh>
 #include <planlm/backend/cuda/queue.cuh>
+#include <planlm/backend/cuda/row_operations.cuh>
 #include <planlm/core/bfloat16.hpp>
 
 namespace planlm {
@@ -36,7 +37,7 @@ struct tf32_products {
 ///
 /// The same inputs give the same bits in every run on the same kind of device: sums have one order and there are no atomics on floats.
 template <class Real, class Products = storage_products>
-struct cuda {
+struct cuda : cuda_detail::row_operations<Real> {
   static_assert(std::same_as<Real, float> || std::same_as<Real, double> || std::same_as<Real, bfloat16>,
                 "planlm::cuda: the number type is float, double or bfloat16");
   static_assert(std::same_as<Products, storage_products> || std::same_as<Real, float>, "planlm::cuda: tf32_products are for float");
@@ -130,6 +131,26 @@ struct cuda {
     cuda_detail::decode_attention(q, shape, packed.data, rows.slot.data, rows.seq.positions.data, rows.slot.size(), rows.longest,
                                   static_cast<const Real*>(cache.keys.data), static_cast<const Real*>(cache.values.data),
                                   cache.keys.extent(1), y.data);
+  }
+
+  /// Label mixing by rule (mixing.cuh).
+  static std::size_t mixing_bytes(const mixing_rule& rule, index_t rows, index_t labels)
+    requires(!std::same_as<Real, double>)
+  {
+    return cuda_detail::mixing::mixing_bytes<Real>(rule, rows, labels);
+  }
+  static void mix_rows(queue& q, const mixing_rule& rule, view<const Real, 2, device_memory> z, view<const Real, 2, device_memory> table,
+                       view<Real, 2, device_memory> e, void* kept)
+    requires(!std::same_as<Real, double>)
+  {
+    cuda_detail::mixing::mix<cuda>(q, rule, z, table, e, kept);
+  }
+  static void mix_rows_pullback(queue& q, const mixing_rule& rule, view<const Real, 2, device_memory> z, view<const Real, 2, device_memory> table,
+                                view<const Real, 2, device_memory> e, const void* kept, view<const Real, 2, device_memory> de,
+                                view<Real, 2, device_memory> dz, view<Real, 2, device_memory> dtable)
+    requires(!std::same_as<Real, double>)
+  {
+    cuda_detail::mixing::mix_pullback<cuda>(q, rule, z, table, e, kept, de, dz, dtable);
   }
 
  private:
