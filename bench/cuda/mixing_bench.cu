@@ -16,6 +16,7 @@
 #include <vector>
 #include <planlm/backend/cuda/cuda.cuh>
 #include <planlm/backend/cuda/mixing.cuh>
+#include <planlm/backend/cuda/mixing_stream.cuh>
 
 namespace {
 
@@ -30,7 +31,7 @@ class timer {
     cuda_detail::check(cudaEventCreate(&begin_), "cudaEventCreate");
     cuda_detail::check(cudaEventCreate(&end_), "cudaEventCreate");
   }
-  double median(const std::function<void()>& work, int runs = 30) {
+  double median(const std::function<void()>& work, int runs = 20) {
     for (int i = 0; i < 3; ++i) work();
     std::vector<double> times;
     for (int i = 0; i < runs; ++i) {
@@ -46,7 +47,7 @@ class timer {
     return times[runs / 2];
   }
   /// The same for work that is enqueued `count` times between two events: what a repetition costs where launches overlap.
-  double steady(const std::function<void()>& work, int count = 20) {
+  double steady(const std::function<void()>& work, int count = 10) {
     return median([&] { for (int i = 0; i < count; ++i) work(); }, 5) / count;
   }
 
@@ -130,14 +131,30 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
       cudaLaunchConfig_t config{};
       config.gridDim = dim3(132), config.blockDim = dim3(kernel::mixing::logit_tile::threads);
       config.dynamicSmemBytes = kernel::mixing::logit_tile::shared_bytes, config.attrs = &pair, config.numAttrs = 1;
-      const auto f = kernel::mixing::logit_gradient<2, false>;
+      const auto f = kernel::mixing::logit_gradient<2, false, false>;
       cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel::mixing::logit_tile::shared_bytes);
       int n = -1;
       cudaOccupancyMaxActiveClusters(&n, f, &config);
       std::printf("{\"what\":\"pairs of blocks at once\",\"count\":%d}\n", n);
     }
-    part("dz fused, 1 block", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<1>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
-    part("dz fused, 2 blocks", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient<2>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
+    namespace mixing = cuda_detail::mixing;
+    auto* sums = static_cast<float*>(cuda_detail::allocate(static_cast<std::size_t>(mixing::log_sums_count(S)) * 4, "a benchmark"));
+    const double third = by_operations / 3;
+    const auto own = [&]<int Blocks>(std::integral_constant<int, Blocks>, const std::string& with) {
+      part(("dz fused" + with).c_str(), third, [&] { mixing::logit_gradient<Blocks>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
+      part(("e streamed" + with).c_str(), third, [&] { mixing::stream_mix<Blocks>(q, z.data, table.data, e.data, sums, S, K, C, 1); });
+      part(("dE streamed" + with).c_str(), third, [&] { mixing::stream_table_gradient<Blocks>(q, z.data, de.data, sums, dtable.data, S, K, C, 1); });
+      part(("dz fused from z" + with).c_str(), third, [&] { mixing::logit_gradient<Blocks, true>(q, de.data, table.data, z.data, dots, dz.data, S, K, C, 1, sums); });
+      part(("all streamed" + with).c_str(), floor, [&] {
+        mixing::stream_mix<Blocks>(q, z.data, table.data, e.data, sums, S, K, C, 1);
+        mixing::stream_table_gradient<Blocks>(q, z.data, de.data, sums, dtable.data, S, K, C, 1);
+        mixing::row_dots<bfloat16>(q, de.data, e.data, dots, S, C);
+        mixing::logit_gradient<Blocks, true>(q, de.data, table.data, z.data, dots, dz.data, S, K, C, 1, sums);
+      });
+    };
+    own(std::integral_constant<int, 1>{}, ", 1 block");
+    own(std::integral_constant<int, 2>{}, ", 2 blocks");
+    cuda_detail::release(sums);
   }
   for (void* p : {(void*)z.data, (void*)table.data, (void*)de.data, (void*)e.data, (void*)dz.data, (void*)dtable.data, kept, (void*)dots}) cuda_detail::release(p);
 }
