@@ -11,6 +11,9 @@ namespace planlm::math {
 
 /// e^x. Zero below -87.3 (so also at -infinity), infinity above 88.7.
 PLANLM_HD inline float exp(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);  // the device has an exponential of its own, as exact and half as long
+#else
   const float clamped = x < -87.3f ? -87.3f : (x > 88.72f ? 88.72f : x);
   // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
   const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
@@ -29,6 +32,7 @@ PLANLM_HD inline float exp(float x) {
   const float scaled = p * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (k - half + 127) << 23);
   const float high = x > 88.72f ? INFINITY : scaled;
   return x < -87.3f ? 0.0f : (x != x ? x : high);
+#endif
 }
 PLANLM_HD inline double exp(double x) { return ::exp(x); }
 
@@ -36,17 +40,25 @@ PLANLM_HD inline double exp(double x) { return ::exp(x); }
 PLANLM_HD inline float log(float x) { return ::logf(x); }
 PLANLM_HD inline double log(double x) { return ::log(x); }
 
-/// Hyperbolic tangent, absolute error below 2e-7 in float.
+/// Hyperbolic tangent, absolute error below 2e-7 in float, 4e-7 on the GPU: there it takes the special function units, because an activation
+/// otherwise waits for its arithmetic rather than for memory.
 PLANLM_HD inline float tanh(float x) {
   const float bounded = x < -9.0f ? -9.0f : (x > 9.0f ? 9.0f : x);
+#if defined(__CUDA_ARCH__)
+  float e, inverse;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(bounded * 2.88539008177792681f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(e + 1.0f));
+  return 1.0f - 2.0f * inverse;
+#else
   return 1.0f - 2.0f / (exp(2.0f * bounded) + 1.0f);
+#endif
 }
 PLANLM_HD inline double tanh(double x) { return ::tanh(x); }
 
 /// 1 / (1 + e^-x).
 template <class T>
 PLANLM_HD inline T sigmoid(T x) {
-  return T(1) / (T(1) + exp(-x));
+  return quotient(T(1), T(1) + exp(-x));
 }
 
 }  // namespace planlm::math
