@@ -1,7 +1,8 @@
 /// Attention in bf16 and float32, forward and pullback: one line of JSON per case. The peer is bench/peers/attention_gpu.py.
 ///
-///   attention_bench [--type bf16|float32] [--width 64|128] [--length 2048] [--repeats 20]
+///   attention_bench [--type bf16|float32|mma] [--width 64|128] [--length 2048] [--repeats 20]
 /// Without --width and --length: widths 64 and 128, lengths 2048 to 16384, 16384 tokens in all, heads 2048 / width, causal and not.
+/// --type mma: bf16 by the kernels of sm_80 where the library would take those of sm_90a.
 /// TFLOP/s count 4 n^2 width per head and sequence forward, 10 n^2 width backward, half of that where causal: what the mathematics needs,
 /// not what is recomputed. Times are medians of single launches between CUDA events, after warm-up.
 #include <algorithm>
@@ -67,6 +68,29 @@ double median_ms(planlm::cuda_queue& q, int repeats, F f) {
 }
 
 template <class T>
+struct chosen {
+  static constexpr auto forward = planlm::cuda_detail::attention<T>;
+  static constexpr auto pullback = planlm::cuda_detail::attention_pullback<T>;
+};
+struct by_mma {
+  static void forward(planlm::cuda_queue& q, attention_shape shape, const bfloat16* qkv, const int* offsets, const int* host_offsets,
+                      index_t sequences, bfloat16* y, float* lse) {
+    auto a = planlm::cuda_detail::arguments_of(shape, qkv, offsets, host_offsets, sequences);
+    a.y = y;
+    a.lse = lse;
+    planlm::cuda_detail::attention_mma(q, a);
+  }
+  static void pullback(planlm::cuda_queue& q, attention_shape shape, const bfloat16* qkv, const int* offsets, const int* host_offsets,
+                       index_t sequences, const bfloat16* y, const float* lse, const bfloat16* dy, bfloat16* dqkv) {
+    auto a = planlm::cuda_detail::arguments_of(shape, qkv, offsets, host_offsets, sequences);
+    a.dy = dy;
+    a.dqkv = dqkv;
+    a.statistics = planlm::cuda_detail::attention_statistics(q, a, y, lse, true);
+    planlm::cuda_detail::attention_mma_pullback(q, a);
+  }
+};
+
+template <class T, class Kernels = chosen<T>>
 void measure(planlm::cuda_queue& q, const char* type, attention_shape shape, index_t length, index_t sequences, int repeats) {
   using A = accum_of<T>;
   namespace cd = planlm::cuda_detail;
@@ -80,9 +104,9 @@ void measure(planlm::cuda_queue& q, const char* type, attention_shape shape, ind
   check(cudaMemcpy(d_offsets, offsets.data(), offsets.size() * sizeof(int), cudaMemcpyHostToDevice), "cudaMemcpy");
   const double pairs = double(length) * double(length) * double(sequences * shape.heads) * (shape.causal ? 0.5 : 1);
   const double forward =
-      median_ms(q, repeats, [&] { cd::attention<T>(q, shape, qkv, d_offsets, offsets.data(), sequences, y, lse); });
+      median_ms(q, repeats, [&] { Kernels::forward(q, shape, qkv, d_offsets, offsets.data(), sequences, y, lse); });
   const double backward = median_ms(q, repeats, [&] {
-    cd::attention_pullback<T>(q, shape, qkv, d_offsets, offsets.data(), sequences, y, lse, dy, dqkv);
+    Kernels::pullback(q, shape, qkv, d_offsets, offsets.data(), sequences, y, lse, dy, dqkv);
   });
   const double d = double(shape.width);
   std::printf("{\"who\": \"planlm\", \"type\": \"%s\", \"causal\": %s, \"width\": %lld, \"heads\": %lld, \"length\": %lld, \"sequences\": %lld, "
@@ -124,6 +148,8 @@ int main(int argc, char** argv) {
         try {
           if (type == "float32")
             measure<float>(q, "float32", shape, length, tokens / length, repeats);
+          else if (type == "mma")
+            measure<bfloat16, by_mma>(q, "bf16, mma.sync", shape, length, tokens / length, repeats);
           else
             measure<bfloat16>(q, "bf16", shape, length, tokens / length, repeats);
         } catch (const std::exception& e) {

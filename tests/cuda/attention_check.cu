@@ -3,6 +3,7 @@
 ///   attention_check            every group
 ///   attention_check list       the groups
 ///   attention_check GROUP...   those
+/// The groups mma_* call the tensor-core kernels of sm_80 also where the library would take those of sm_90a.
 /// One line per case: relative errors of y, lse, dq, dk, dv; whether a second run gave the same bits; PASS or FAIL, and where the first value
 /// that is far off lies. For bf16 also `floor`, the error of rounding the reference's y: no kernel can be below it.
 /// Outputs and scratch are NaN before each run. Ends with 0, 1 where a case failed, 77 where there is no GPU.
@@ -150,7 +151,33 @@ class comparison {
 
 bool has_failed = false;
 
+/// The library's choice of kernel, ...
 template <class T>
+struct chosen {
+  static constexpr auto forward = planlm::cuda_detail::attention<T>;
+  static constexpr auto pullback = planlm::cuda_detail::attention_pullback<T>;
+};
+/// ... or those of attention_mma.cuh, with the tiles for much shared memory or for little.
+template <bool Roomy>
+struct by_mma {
+  static void forward(planlm::cuda_queue& queue, attention_shape shape, const bfloat16* qkv, const int* offsets, const int* host_offsets,
+                      index_t sequences, bfloat16* y, float* lse) {
+    auto a = planlm::cuda_detail::arguments_of(shape, qkv, offsets, host_offsets, sequences);
+    a.y = y;
+    a.lse = lse;
+    planlm::cuda_detail::attention_mma(queue, a);
+  }
+  static void pullback(planlm::cuda_queue& queue, attention_shape shape, const bfloat16* qkv, const int* offsets, const int* host_offsets,
+                       index_t sequences, const bfloat16* y, const float* lse, const bfloat16* dy, bfloat16* dqkv) {
+    auto a = planlm::cuda_detail::arguments_of(shape, qkv, offsets, host_offsets, sequences);
+    a.dy = dy;
+    a.dqkv = dqkv;
+    a.statistics = planlm::cuda_detail::attention_statistics(queue, a, y, lse, true);
+    planlm::cuda_detail::attention_mma_pullback(queue, a, Roomy);
+  }
+};
+
+template <class T, class Kernels>
 void run(planlm::cuda_queue& queue, const char* type, attention_shape shape, const std::vector<int>& lengths) {
   using A = accum_of<T>;
   std::vector<int> offsets{0};
@@ -172,10 +199,9 @@ void run(planlm::cuda_queue& queue, const char* type, attention_shape shape, con
     d_lse.poison();
     d_dqkv.poison();
     check(cudaDeviceSynchronize(), "poison");
-    planlm::cuda_detail::attention<T>(queue, shape, d_qkv.get(), d_offsets.get(), offsets.data(), sequences, d_y.get(), d_lse.get());
+    Kernels::forward(queue, shape, d_qkv.get(), d_offsets.get(), offsets.data(), sequences, d_y.get(), d_lse.get());
     check(cudaStreamSynchronize(queue.stream()), "attention");
-    planlm::cuda_detail::attention_pullback<T>(queue, shape, d_qkv.get(), d_offsets.get(), offsets.data(), sequences, d_y.get(), d_lse.get(),
-                                               d_dy.get(), d_dqkv.get());
+    Kernels::pullback(queue, shape, d_qkv.get(), d_offsets.get(), offsets.data(), sequences, d_y.get(), d_lse.get(), d_dy.get(), d_dqkv.get());
     check(cudaStreamSynchronize(queue.stream()), "attention_pullback");
     a = d_y.read();
     b = d_lse.read();
@@ -214,10 +240,10 @@ void run(planlm::cuda_queue& queue, const char* type, attention_shape shape, con
   has_failed = has_failed || !pass;
 }
 
-template <class T>
+template <class T, class Kernels = chosen<T>>
 void attempt(planlm::cuda_queue& queue, const char* type, attention_shape shape, const std::vector<int>& lengths) {
   try {
-    run<T>(queue, type, shape, lengths);
+    run<T, Kernels>(queue, type, shape, lengths);
   } catch (const std::exception& e) {
     std::printf("%-7s %-6s heads %lld/%lld width %3lld: FAIL %s\n", type, shape.causal ? "causal" : "full",
                 static_cast<long long>(shape.heads), static_cast<long long>(shape.kv_heads), static_cast<long long>(shape.width), e.what());
@@ -238,6 +264,9 @@ const std::vector<group> groups{
     {"double", {10, 64, 80, 128, 256}, false, ragged},                  {"bf16", {32, 64, 96, 128}, true, ragged},
     {"bf16_padded", {8, 40, 80, 120}, false, ragged},                   {"bf16_simt", {10, 100, 136, 256}, false, ragged},
     {"bf16_long", {64, 128}, false, long_one},                          {"bf16_many", {64, 128}, false, many},
+    {"mma", {32, 64, 96, 128}, true, ragged},                           {"mma_padded", {8, 40, 80, 120}, false, ragged},
+    {"mma_long", {64, 128}, false, long_one},                           {"mma_many", {64, 128}, false, many},
+    {"mma_tight", {104, 128}, true, ragged},
 };
 
 void run_group(planlm::cuda_queue& queue, const group& g) {
@@ -250,6 +279,10 @@ void run_group(planlm::cuda_queue& queue, const group& g) {
         const std::string name = g.name;
         if (name.starts_with("float32")) attempt<float>(queue, "float32", shape, g.lengths);
         if (name.starts_with("double")) attempt<double>(queue, "double", shape, g.lengths);
+        if (name.starts_with("mma_tight"))
+          attempt<bfloat16, by_mma<false>>(queue, "mma", shape, g.lengths);
+        else if (name.starts_with("mma"))
+          attempt<bfloat16, by_mma<true>>(queue, "mma", shape, g.lengths);
         if (name.starts_with("bf16")) attempt<bfloat16>(queue, "bf16", shape, g.lengths);
       }
 }

@@ -48,15 +48,21 @@ __device__ unsigned mma_column_lane(int lane) {
   return static_cast<unsigned>((lane % 8 + lane / 16 * 8) * M::row_bytes + (lane / 8 % 2) * 16);
 }
 
-/// Starts copying Rows rows of `width` columns to shared memory, zeros beyond `rows` and `width`.
+/// Starts copying Rows rows of `width` columns to shared memory, zeros beyond `rows` and `width`. A thread keeps to one column of units, so
+/// that one pointer walks down the rows.
 template <class M, int Rows>
 __device__ void mma_load(unsigned to, const bfloat16* from, index_t stride, int rows, int width) {
+  constexpr int step = M::threads / M::units;
+  const int row = static_cast<int>(threadIdx.x) / M::units, unit = static_cast<int>(threadIdx.x) % M::units;
+  if (M::threads % M::units != 0 && row >= step) return;
+  const int valid = unit * 8 < width ? rows - row : 0;
+  from += row * stride + unit * 8;
+  to += static_cast<unsigned>(row * M::row_bytes + unit * 16);
 #pragma unroll
-  for (int i = 0; i < (Rows * M::units + M::threads - 1) / M::threads; ++i) {
-    const int at = static_cast<int>(threadIdx.x) + i * M::threads, r = at / M::units, u = at % M::units;
-    if (Rows * M::units % M::threads != 0 && at >= Rows * M::units) break;
-    const bool inside = r < rows && u * 8 < width;
-    copy_16(to + static_cast<unsigned>(r * M::row_bytes + u * 16), inside ? from + r * stride + u * 8 : from, inside);
+  for (int i = 0; i < (Rows + step - 1) / step; ++i) {
+    if (Rows % step != 0 && row + i * step >= Rows) break;
+    copy_16(to + static_cast<unsigned>(i * step * M::row_bytes), from, i * step < valid);
+    from += step * stride;
   }
 }
 

@@ -214,12 +214,14 @@ __global__ void __launch_bounds__(M::threads, M::blocks) attention_mma_queries(c
 
 namespace planlm::cuda_detail {
 
-/// The kernels' tiles for heads padded to Width.
+/// The kernels' tiles for heads padded to Width, the best of those measured on an H100 (docs/kernels.md). The roomy ones want 2 x 104 KB on a
+/// multiprocessor; where there is less (sm_80: 164 KB, sm_86 and sm_89: 100 KB), heads wider than 96 take the tight ones.
 template <int Width>
 struct mma_tiles {
-  using forward = mma_tile<Width, 2, 4, 64, 1, 2>;
-  using keys = std::conditional_t<Width <= 64, mma_tile<Width, 2, 4, 32, 2, 2>, mma_tile<Width, 1, 4, 32, 2, 2>>;
-  using queries = std::conditional_t<Width <= 64, mma_tile<Width, 2, 4, 32, 2, 2>, mma_tile<Width, 1, 4, 32, 2, 2>>;
+  using forward = mma_tile<Width, 2, 4, Width <= 96 ? 64 : 48, 1, 2>;
+  using keys = std::conditional_t<Width <= 64, mma_tile<Width, 2, 4, 32, 2, 2>, mma_tile<Width, 1, 4, 64, 2, 2>>;
+  using queries = mma_tile<Width, 2, 4, Width <= 64 ? 64 : 32, 2, 2>;
+  using tight = mma_tile<Width, 1, 4, 32, 2, 2>;
 };
 
 template <class M>
@@ -251,12 +253,26 @@ inline void attention_mma(cuda_queue& queue, const attention_arguments<bfloat16>
   with_mma_width(a.width, [&](auto width) { launch_attention_mma<typename mma_tiles<width()>::forward>(queue, a); });
 }
 /// `a.statistics` is there.
-inline void attention_mma_pullback(cuda_queue& queue, const attention_arguments<bfloat16>& a) {
+inline void attention_mma_pullback(cuda_queue& queue, const attention_arguments<bfloat16>& a, bool roomy) {
   with_mma_width(a.width, [&](auto width) {
     using tiles = mma_tiles<width()>;
+    if constexpr (width() > 96)
+      if (!roomy) {
+        launch_attention_mma_keys<typename tiles::tight, mma_rows_in_memory<typename tiles::tight>>(queue, a);
+        launch_attention_mma_queries<typename tiles::tight, mma_rows<typename tiles::tight>>(queue, a);
+        return;
+      }
     launch_attention_mma_keys<typename tiles::keys, mma_rows_in_memory<typename tiles::keys>>(queue, a);
-    launch_attention_mma_queries<typename tiles::queries, mma_rows<typename tiles::queries>>(queue, a);
+    launch_attention_mma_queries<typename tiles::queries, mma_rows_in_memory<typename tiles::queries>>(queue, a);
   });
+}
+/// With the tiles that two blocks of fit a multiprocessor of this device.
+inline void attention_mma_pullback(cuda_queue& queue, const attention_arguments<bfloat16>& a) {
+  int device = 0, shared = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), "cudaDeviceGetAttribute");
+  constexpr std::size_t reserved = 1024;  // of each block, by the system
+  attention_mma_pullback(queue, a, 2 * (mma_keys_bytes<mma_tiles<128>::keys> + reserved) <= static_cast<std::size_t>(shared));
 }
 
 }  // namespace planlm::cuda_detail

@@ -16,9 +16,11 @@
 #endif
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <cuda_runtime.h>
+#include <planlm/backend/cuda/attention_arguments.cuh>
 #include <planlm/backend/cuda/attention_tiles.hpp>
 #include <planlm/backend/cuda/online_softmax.hpp>
 #include <planlm/backend/cuda/queue.cuh>
@@ -28,39 +30,14 @@
 
 namespace planlm::cuda_detail {
 
-/// What the pullback needs of a row and head: log2 sum exp2 of c S, and rowsum(dY o Y).
-template <class A>
-struct alignas(2 * sizeof(A)) row_statistics {
-  A log_sum, delta;
-};
-
-/// Arguments of every attention kernel. Rows of qkv and dqkv are `packed` apart, rows of y and dy heads * width.
-template <class T>
-struct attention_arguments {
-  using A = accum_of<T>;
-  const T* qkv;
-  const int* offsets;
-  index_t sequences, n;  // n rows in all
-  index_t tiles;         // tile numbers per head
-  int heads, kv_heads, width;
-  bool causal;
-  A scale;
-  T* y;               // forward: written; pullback: null
-  A* lse;             // forward: written, (n, heads)
-  const T* dy;        // pullback
-  const row_statistics<A>* statistics;  // pullback: (heads, n)
-  T* dqkv;
-  PLANLM_HD index_t packed() const { return index_t{heads + 2 * kv_heads} * width; }
-  PLANLM_HD index_t query_at(index_t row, int head) const { return row * packed() + index_t{head} * width; }
-  PLANLM_HD index_t key_at(index_t row, int kv) const { return row * packed() + (index_t{heads} + kv) * width; }
-  PLANLM_HD index_t value_at(index_t row, int kv) const { return key_at(row, kv) + index_t{kv_heads} * width; }
-  PLANLM_HD index_t out_at(index_t row, int head) const { return (row * heads + head) * width; }
-};
-
 struct exp2_exact {
   __device__ float operator()(float x) const { return exp2f(x); }
   __device__ double operator()(double x) const { return exp2(x); }
 };
+
+/// Blocks of a multiprocessor that the registers shall suffice for.
+template <class A>
+inline constexpr int simt_blocks = sizeof(A) == 4 ? 2 : 1;
 
 /// Sizes of a SIMT kernel on numbers A with heads padded to Width.
 template <class A, int Width, int Tile>
@@ -84,20 +61,38 @@ __device__ inline simt_pack<A, N> pack_at(const A* p) {
   return *reinterpret_cast<const simt_pack<A, N>*>(p);
 }
 
-/// Rows [0, Tile) of `width` columns into shared memory, zeros beyond `rows` and `width`.
+/// Rows [0, Tile) of `width` columns into shared memory, zeros beyond `rows` and `width`: there for all after simt_arrived. `aligned`: every
+/// row begins at a multiple of 16 bytes and holds a whole number of packs, which then travel without passing through registers.
 template <class S, int Width, int Tile, class T, class A>
-__device__ void simt_load(A* to, const T* from, index_t stride, int rows, int width) {
+__device__ void simt_load(A* to, const T* from, index_t stride, int rows, int width, bool aligned) {
+  if constexpr (std::is_same_v<T, A>)
+    if (aligned) {
+      constexpr int packs = Width / S::lanes, step = S::threads / packs;
+      const int row = static_cast<int>(threadIdx.x) / packs, column = static_cast<int>(threadIdx.x) % packs * S::lanes;
+      from += row * stride + column;
+#pragma unroll
+      for (int r = row; r < Tile; r += step, from += step * stride)
+        copy_16(shared_address(to + r * S::stride + column), from, r < rows && column < width);
+      return;
+    }
+#pragma unroll 8
   for (int i = static_cast<int>(threadIdx.x); i < Tile * Width; i += S::threads) {
     const int r = i / Width, c = i % Width;
     to[r * S::stride + c] = r < rows && c < width ? static_cast<A>(from[r * stride + c]) : A(0);
   }
+}
+/// Everything that the block's threads loaded so far can be read.
+__device__ inline void simt_arrived() {
+  copies_commit();
+  copies_wait<0>();
+  __syncthreads();
 }
 /// s[i][j] = <row y + 16 i of a, row x + 16 j of b>.
 template <class S, class A>
 __device__ void simt_scores(A (&s)[S::rows][S::rows], const A* a, const A* b, int x, int y, int width) {
   for (int i = 0; i < S::rows; ++i)
     for (int j = 0; j < S::rows; ++j) s[i][j] = 0;
-#pragma unroll 4
+#pragma unroll 1
   for (int k = 0; k < width; k += S::lanes) {
     simt_pack<A, S::lanes> left[S::rows], right[S::rows];
 #pragma unroll
@@ -116,7 +111,7 @@ __device__ void simt_scores(A (&s)[S::rows][S::rows], const A* a, const A* b, in
 /// acc[i] += sum over the tile's columns k of w[y + 16 i, k] times row k of b.
 template <class S, int Tile, class A>
 __device__ void simt_accumulate(A (&acc)[S::rows][S::packs][S::out_lanes], const A* w, const A* b, int x, int y) {
-#pragma unroll 2
+#pragma unroll 1
   for (int k = 0; k < Tile; k += S::lanes) {
     simt_pack<A, S::lanes> weight[S::rows];
 #pragma unroll
@@ -172,7 +167,8 @@ namespace planlm::kernel {
 
 /// y and lse of one tile of queries of one head.
 template <class T, int Width, int Tile>
-__global__ void __launch_bounds__(256) attention_simt(cuda_detail::attention_arguments<T> a) {
+__global__ void __launch_bounds__(256, cuda_detail::simt_blocks<accum_of<T>>)
+    attention_simt(cuda_detail::attention_arguments<T> a) {
   namespace cd = cuda_detail;
   using A = accum_of<T>;
   using S = cd::simt_tile<A, Width, Tile>;
@@ -185,7 +181,7 @@ __global__ void __launch_bounds__(256) attention_simt(cuda_detail::attention_arg
   A* const weights = kv_tile + S::operand;
   const int x = static_cast<int>(threadIdx.x) % 16, y = static_cast<int>(threadIdx.x) / 16;
   const index_t first = index_t{tile.begin} + tile.first;
-  cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(first, head), a.packed(), tile.rows(), a.width);
+  cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(first, head), a.packed(), tile.rows(), a.width, a.aligned);
 
   A out[S::rows][S::packs][S::out_lanes] = {}, factor[S::rows];
   cd::online_softmax<A, cd::exp2_exact> row[S::rows];
@@ -194,12 +190,12 @@ __global__ void __launch_bounds__(256) attention_simt(cuda_detail::attention_arg
   for (int t = 0; t < tiles; ++t) {
     const int key = t * Tile;
     __syncthreads();
-    cd::simt_load<S, Width, Tile>(kv_tile, a.qkv + a.key_at(index_t{tile.begin} + key, kv), a.packed(), tile.length - key, a.width);
-    __syncthreads();
+    cd::simt_load<S, Width, Tile>(kv_tile, a.qkv + a.key_at(index_t{tile.begin} + key, kv), a.packed(), tile.length - key, a.width, a.aligned);
+    cd::simt_arrived();
     A s[S::rows][S::rows];
     cd::simt_scores<S>(s, q, kv_tile, x, y, a.width);
     __syncthreads();
-    cd::simt_load<S, Width, Tile>(kv_tile, a.qkv + a.value_at(index_t{tile.begin} + key, kv), a.packed(), tile.length - key, a.width);
+    cd::simt_load<S, Width, Tile>(kv_tile, a.qkv + a.value_at(index_t{tile.begin} + key, kv), a.packed(), tile.length - key, a.width, a.aligned);
     for (int i = 0; i < S::rows; ++i) {
       const int last = cd::last_key(tile.first + y + 16 * i, tile.length, a.causal);
       for (int j = 0; j < S::rows; ++j)
@@ -212,7 +208,7 @@ __global__ void __launch_bounds__(256) attention_simt(cuda_detail::attention_arg
       for (int j = 0; j < S::rows; ++j) row[i].total += s[i][j] = row[i].weight(s[i][j], c);
     }
     cd::simt_put<S>(weights, s, x, y);
-    __syncthreads();
+    cd::simt_arrived();
     cd::simt_accumulate<S, Tile>(out, weights, kv_tile, x, y);
   }
   for (int i = 0; i < S::rows; ++i) {
@@ -240,7 +236,8 @@ __global__ void attention_statistics(cuda_detail::attention_arguments<T> a, cons
 
 /// dK and dV of one tile of keys: over the query heads that share it, over the tiles of queries that see it.
 template <class T, int Width, int Tile>
-__global__ void __launch_bounds__(256) attention_simt_keys(cuda_detail::attention_arguments<T> a) {
+__global__ void __launch_bounds__(256, cuda_detail::simt_blocks<accum_of<T>>)
+    attention_simt_keys(cuda_detail::attention_arguments<T> a) {
   namespace cd = cuda_detail;
   using A = accum_of<T>;
   using S = cd::simt_tile<A, Width, Tile>;
@@ -251,8 +248,8 @@ __global__ void __launch_bounds__(256) attention_simt_keys(cuda_detail::attentio
   A *const v = k + S::operand, *const q = v + S::operand, *const dy = q + S::operand, *const weights = dy + S::operand;
   const int x = static_cast<int>(threadIdx.x) % 16, y = static_cast<int>(threadIdx.x) / 16;
   const index_t first = index_t{tile.begin} + tile.first;
-  cd::simt_load<S, Width, Tile>(k, a.qkv + a.key_at(first, kv), a.packed(), tile.rows(), a.width);
-  cd::simt_load<S, Width, Tile>(v, a.qkv + a.value_at(first, kv), a.packed(), tile.rows(), a.width);
+  cd::simt_load<S, Width, Tile>(k, a.qkv + a.key_at(first, kv), a.packed(), tile.rows(), a.width, a.aligned);
+  cd::simt_load<S, Width, Tile>(v, a.qkv + a.value_at(first, kv), a.packed(), tile.rows(), a.width, a.aligned);
 
   A dk[S::rows][S::packs][S::out_lanes] = {}, dv[S::rows][S::packs][S::out_lanes] = {};
   const A c = a.scale * static_cast<A>(cd::log2_e);
@@ -260,9 +257,9 @@ __global__ void __launch_bounds__(256) attention_simt_keys(cuda_detail::attentio
     for (int query = cd::first_query_tile(tile.first, Tile, a.causal) * Tile; query < tile.length; query += Tile) {
       const index_t row = index_t{tile.begin} + query;
       __syncthreads();
-      cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(row, head), a.packed(), tile.length - query, a.width);
-      cd::simt_load<S, Width, Tile>(dy, a.dy + a.out_at(row, head), index_t{a.heads} * a.width, tile.length - query, a.width);
-      __syncthreads();
+      cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(row, head), a.packed(), tile.length - query, a.width, a.aligned);
+      cd::simt_load<S, Width, Tile>(dy, a.dy + a.out_at(row, head), index_t{a.heads} * a.width, tile.length - query, a.width, a.aligned);
+      cd::simt_arrived();
       A s[S::rows][S::rows], ds[S::rows][S::rows];
       cd::simt_scores<S>(s, k, q, x, y, a.width);
       cd::simt_scores<S>(ds, v, dy, x, y, a.width);
@@ -289,7 +286,8 @@ __global__ void __launch_bounds__(256) attention_simt_keys(cuda_detail::attentio
 
 /// dQ of one tile of queries of one head.
 template <class T, int Width, int Tile>
-__global__ void __launch_bounds__(256) attention_simt_queries(cuda_detail::attention_arguments<T> a) {
+__global__ void __launch_bounds__(256, cuda_detail::simt_blocks<accum_of<T>>)
+    attention_simt_queries(cuda_detail::attention_arguments<T> a) {
   namespace cd = cuda_detail;
   using A = accum_of<T>;
   using S = cd::simt_tile<A, Width, Tile>;
@@ -300,8 +298,8 @@ __global__ void __launch_bounds__(256) attention_simt_queries(cuda_detail::atten
   A *const dy = q + S::operand, *const k = dy + S::operand, *const v = k + S::operand, *const weights = v + S::operand;
   const int x = static_cast<int>(threadIdx.x) % 16, y = static_cast<int>(threadIdx.x) / 16;
   const index_t first = index_t{tile.begin} + tile.first;
-  cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(first, head), a.packed(), tile.rows(), a.width);
-  cd::simt_load<S, Width, Tile>(dy, a.dy + a.out_at(first, head), index_t{a.heads} * a.width, tile.rows(), a.width);
+  cd::simt_load<S, Width, Tile>(q, a.qkv + a.query_at(first, head), a.packed(), tile.rows(), a.width, a.aligned);
+  cd::simt_load<S, Width, Tile>(dy, a.dy + a.out_at(first, head), index_t{a.heads} * a.width, tile.rows(), a.width, a.aligned);
   cd::row_statistics<A> own[S::rows];
   for (int i = 0; i < S::rows; ++i)
     own[i] = y + 16 * i < tile.rows() ? a.statistics[head * a.n + first + y + 16 * i] : cd::row_statistics<A>{A(0), A(0)};
@@ -313,9 +311,9 @@ __global__ void __launch_bounds__(256) attention_simt_queries(cuda_detail::atten
     const int key = t * Tile;
     const index_t row = index_t{tile.begin} + key;
     __syncthreads();
-    cd::simt_load<S, Width, Tile>(k, a.qkv + a.key_at(row, kv), a.packed(), tile.length - key, a.width);
-    cd::simt_load<S, Width, Tile>(v, a.qkv + a.value_at(row, kv), a.packed(), tile.length - key, a.width);
-    __syncthreads();
+    cd::simt_load<S, Width, Tile>(k, a.qkv + a.key_at(row, kv), a.packed(), tile.length - key, a.width, a.aligned);
+    cd::simt_load<S, Width, Tile>(v, a.qkv + a.value_at(row, kv), a.packed(), tile.length - key, a.width, a.aligned);
+    cd::simt_arrived();
     A s[S::rows][S::rows], ds[S::rows][S::rows];
     cd::simt_scores<S>(s, q, k, x, y, a.width);
     cd::simt_scores<S>(ds, dy, v, x, y, a.width);
@@ -345,16 +343,6 @@ constexpr int simt_rows() {
   return bytes(simt_tile<A, Width, 64>{}) <= most ? 64 : bytes(simt_tile<A, Width, 32>{}) <= most ? 32 : 16;
 }
 
-/// Grid of `heads` times the tile numbers.
-template <class T>
-dim3 attention_grid(const attention_arguments<T>& a, int heads) {
-  const index_t blocks = a.tiles * heads;
-  if (blocks > 0x7FFFFFFF)
-    throw shape_error("attention: " + std::to_string(a.n) + " rows in " + std::to_string(a.sequences) + " sequences of " +
-                      std::to_string(heads) + " heads are more blocks than one launch can have");
-  return dim3(static_cast<unsigned>(blocks));
-}
-
 /// f(std::integral_constant<int, W>) for the smallest padded head width W that holds `width`.
 template <class F>
 void with_simt_width(int width, F f) {
@@ -366,7 +354,12 @@ void with_simt_width(int width, F f) {
 }
 
 template <class T>
+bool simt_aligned(const attention_arguments<T>& a, const void* p) {
+  return a.width % (16 / static_cast<int>(sizeof(T))) == 0 && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+template <class T>
 void attention_simt(cuda_queue& queue, attention_arguments<T> a) {
+  a.aligned = simt_aligned(a, a.qkv);
   with_simt_width(a.width, [&](auto width) {
     using A = accum_of<T>;
     constexpr int rows = simt_rows<A, width(), false>();
@@ -378,6 +371,7 @@ void attention_simt(cuda_queue& queue, attention_arguments<T> a) {
 /// `a.statistics` is there.
 template <class T>
 void attention_simt_pullback(cuda_queue& queue, attention_arguments<T> a) {
+  a.aligned = simt_aligned(a, a.qkv) && simt_aligned(a, a.dy);
   with_simt_width(a.width, [&](auto width) {
     using A = accum_of<T>;
     constexpr int rows = simt_rows<A, width(), true>();
