@@ -4,6 +4,9 @@
 //
 // Rounding a result to bfloat16 alone is 1.7e-3 of it. One operation is held to 2e-3 forward and 1e-2 backward; the exceptions are below,
 // each with its reason.
+#include <algorithm>
+#include <string>
+#include <vector>
 #include <planlm/cuda.cuh>
 
 #include "parity_compare.hpp"
@@ -19,7 +22,7 @@ bool backward(const std::string& name) {
   return begins(name, "d ") || name == "dz";
 }
 
-double limit(const std::string& name) {
+double limit(const std::string& name, const std::vector<double>& reference) {
   using planlm::testing::contains;
   // AdamW divides by the gradient's own size: a weight whose gradient is rounding error alone still moves by the whole rate.
   if (contains(name, "after training")) return 2e-2;
@@ -28,11 +31,16 @@ double limit(const std::string& name) {
   for (const char* deep : {"sequential", "stack", "recompute"})
     if (begins(name, deep)) return backward(name) ? 3e-2 : 1e-2;
   if (name == "hidden" || name == "planner logits") return 2e-2;
+  // The derivative of ReLU jumps at 0: of the planner's preactivations half a percent lie nearer to it than their rounding, change sides and
+  // count whole, sqrt(0.005) = 0.07.
+  if (begins(name, "d planner.blocks") && contains(name, "mlp.up")) return 0.15;
   if (begins(name, "d ") || name == "dz" || name == "gradient norm") return 5e-2;
   if (backward(name)) return 1e-2;
-  // Probabilities are rounded for the second product on the tensor cores, as every attention there does.
-  if (contains(name, "attention")) return 3e-3;
-  return 2e-3;
+  // The policy on its own stores logits and noise as one number, of up to 8, before the softmax. Mixing in one kernel does not.
+  if (name == "gumbel_softmax") return 1e-2;
+  // Two roundings: probabilities, for the product on the tensor cores, and the result.
+  if (contains(name, "attention") || name == "label mixture") return 3e-3;
+  return std::max(2e-3, 1.01 * planlm::testing::distance_when_stored<planlm::bfloat16>(reference));
 }
 
 }  // namespace
