@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(M::threads, M::blocks) attention_mma_queries(c
 
 namespace planlm::cuda_detail {
 
-/// The kernels' tiles for heads padded to Width, the best of those measured on an H100 (docs/kernels.md). The roomy ones want 2 x 104 KB on a
+/// The kernels' tiles for heads padded to Width, the best of those measured on an H200 (docs/kernels.md). The roomy ones want 2 x 104 KB on a
 /// multiprocessor; where there is less (sm_80: 164 KB, sm_86 and sm_89: 100 KB), heads wider than 96 take the tight ones.
 template <int Width>
 struct mma_tiles {
