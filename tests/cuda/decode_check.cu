@@ -113,7 +113,7 @@ void check_attention(const attention_case& c) {
   std::vector<int> slot, position;
   for (index_t r = 0; r < c.rows; ++r) {
     slot.push_back(static_cast<int>((r * 5 + 1) % slots));
-    const index_t marks[] = {0, c.capacity - 1, 255, 256, 257, 511};
+    const index_t marks[] = {c.capacity - 1, 0, 255, 256, 257, 511};
     position.push_back(static_cast<int>(r < 6 && marks[r] < c.capacity ? marks[r] : philox{4}.below(unsigned(c.capacity), unsigned(r), 0)));
   }
   const numbers packed = coarse_normals<double>(c.rows * shape.packed_width(), 1);
@@ -151,6 +151,7 @@ void check_attention(const attention_case& c) {
     const std::vector<int> s(slot.begin() + begin, slot.begin() + end), p(position.begin() + begin, position.begin() + end);
     decoding_rows<B> rows;
     rows.slot = cx.upload(s), rows.seq.positions = cx.upload(p);
+    rows.host_slot = slot.data() + begin, rows.host_position = position.data() + begin;
     rows.longest = *std::max_element(p.begin(), p.end()) + 1;
     return rows;
   };
@@ -159,7 +160,22 @@ void check_attention(const attention_case& c) {
   char name[120];
   std::snprintf(name, sizeof name, "attention %s heads %d/%d width %d rows %d keys %d", name_of<B>(), int(c.heads), int(c.kv_heads),
                 int(c.width), int(c.rows), int(c.capacity));
-  report_distance(name, widened(whole), expected, std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : 2e-3);
+  // Row by row: the output of a row over many keys is small beside that of a row over one.
+  const numbers ours = widened(whole);
+  double worst = 0;
+  index_t worst_row = 0;
+  for (index_t r = 0; r < c.rows; ++r) {
+    const auto part = [&](const numbers& v) {
+      return numbers(v.begin() + r * shape.query_width(), v.begin() + (r + 1) * shape.query_width());
+    };
+    const double d = distance(part(ours), part(expected));
+    if (!(d <= worst)) worst = d, worst_row = r;
+  }
+  const double most = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : 2e-3;
+  char how[120];
+  std::snprintf(how, sizeof how, "worst row, %d with %d keys, off by %.3g, at most %.3g", int(worst_row),
+                position[std::size_t(worst_row)] + 1, worst, most);
+  report(worst < most, name, how);
   bool same = true;  // alone as in the batch
   for (index_t r = 0; r < std::min<index_t>(c.rows, 4); ++r) {
     const auto alone = cx.read(ops::decode_attention(cx, shape, const_tensor<B>(row_range(p_there, r, r + 1)), rows_of(r, r + 1), cache));
@@ -228,6 +244,63 @@ void check_model(const char* name) {
     report(twice, way + ", again", twice ? "the same bits" : "OTHER BITS");
   }
 }
+/// Greedy and drawn tokens of a step that is recorded once and replayed, against the same steps one by one.
+template <class T>
+void check_graph() {
+  using B = cuda<T>;
+  const transformer_lm<B> model{model_sizes};
+  const std::vector<int> slots{2, 0, 1}, prompt{5, 1, 20}, first{3, 4, 5};
+  std::vector<int> words;
+  for (int i = 0; i < 26; ++i) words.push_back(i * 7 % int(vocabulary));
+  const auto run = [&](bool recorded) {
+    context<B> cx;
+    testing::poison(cx);
+    parameters<transformer_lm<B>> theta(cx, model, philox{1});
+    set_weights(cx, theta);
+    auto cache = cache_of(cx, model, 3, 60);
+    {
+      auto scope = cx.scope();
+      decode(cx, model, theta.weights, indices<B>(cx.upload(words)), cache.extend(cx, slots, prompt), cache);
+    }
+    const int steps = 30;
+    const auto tokens = cx.upload(first);
+    const auto history = cx.template make_of<int>(steps, 3);
+    const auto one = [&](const decoding_rows<B>& rows) {
+      auto scope = cx.scope();
+      const const_tensor<B> h = decode(cx, model, theta.weights, indices<B>(tokens), rows, cache);
+      const const_tensor<B> z = ops::matmul_nt(cx, h, const_tensor<B>(theta.weights.token.table));
+      const auto drawn = ops::sample(cx, z, {.temperature = 1.5, .top_k = 30}, philox{4}, rows.seq.positions);
+      B::copy(cx.queue(), tokens.data, drawn.token.data, 3 * sizeof(int));
+    };
+    cuda_graph graph;
+    const auto standing = cache.standing(cx, slots);
+    if (recorded) {
+      one(standing);  // so that arenas and plans exist; then everything as it was
+      B::upload(cx.queue(), tokens.data, first.data(), 3 * sizeof(int));
+      graph.record(cx.queue(), [&] {
+        one(standing);
+        kv_cache<B>::advance(cx, standing);
+      });
+      cache.advanced(slots, steps);
+    }
+    for (int i = 0; i < steps; ++i) {
+      if (recorded) {
+        graph.replay(cx.queue());
+      } else {
+        auto scope = cx.scope();
+        one(cache.step(cx, slots));
+      }
+      B::copy(cx.queue(), history.data + 3 * i, tokens.data, 3 * sizeof(int));
+    }
+    return cx.read(history);
+  };
+  const auto stepped = run(false), replayed = run(true);
+  int same = 0;
+  for (std::size_t i = 0; i < stepped.size(); ++i) same += stepped[i] == replayed[i];
+  report(stepped == replayed, std::string("recorded step ") + name_of<B>(),
+         std::to_string(same) + " of " + std::to_string(stepped.size()) + " tokens are those of steps one by one");
+}
+
 // ---- sub-trajectory balance
 
 template <class T>
@@ -294,6 +367,8 @@ const std::pair<const char*, std::function<void()>> cases[] = {
     {"model", [] { check_model<float, usual>("model"); }},
     {"model_turned", [] { check_model<float, turned>("model with rotary heads and plans at the feed-forward input"); }},
     {"model_bf16", [] { check_model<bfloat16, usual>("model"); }},
+    {"graph", check_graph<float>},
+    {"graph_bf16", check_graph<bfloat16>},
     {"balance", check_balance<float>},
     {"balance_double", check_balance<double>}};
 

@@ -217,6 +217,31 @@ TEST_CASE("a truncated sequence decodes again as if the rest had never been") {
   CHECK(same_bits(feed(cache.step(cx, one), word), first));
 }
 
+TEST_CASE("standing rows that advance give the bits of one step after the other") {
+  using B = cpu<float>;
+  const transformer_lm<B> model{{vocabulary, 40, 16, 2, 2}};
+  context<B> cx;
+  auto theta = perturbed(cx, model);
+  const std::vector<int> slots{1, 0}, prompt{3, 6}, words{4, 9, 2, 7, 7, 1, 30, 12, 5}, next{8, 22};
+  const auto run = [&](bool stand) {
+    auto cache = cache_of(cx, model, 2, 40);
+    decode(cx, model, theta.weights, view_of<B>(words), cache.extend(cx, slots, prompt), cache);
+    std::vector<float> all;
+    const auto standing = cache.standing(cx, slots);
+    for (int i = 0; i < 4; ++i) {
+      const auto rows = stand ? standing : cache.step(cx, slots);
+      const auto h = cx.read(decode(cx, model, theta.weights, view_of<B>(next), rows, cache));
+      all.insert(all.end(), h.begin(), h.end());
+      if (stand) kv_cache<B>::advance(cx, rows);
+    }
+    if (stand) cache.advanced(slots, 4);
+    CHECK((cache.length(1) == 7 && cache.length(0) == 10));
+    CHECK_THROWS_AS(cache.advanced(slots, 31), input_error);
+    return all;
+  };
+  CHECK(same_bits(run(true), run(false)));
+}
+
 TEST_CASE("a cache that is full says so, names the sequence, and stays as it was") {
   using B = cpu<float>;
   context<B> cx;

@@ -209,6 +209,23 @@ TEST_CASE("logits of -infinity are never drawn; a row with a NaN or without a fi
     }
 }
 
+TEST_CASE("masked logits of the lowest float, and logits a bit apart, have the candidates of a sort") {
+  for (const sampling_rule rule : {sampling_rule{.top_k = 3}, sampling_rule{.top_p = 0.6}, sampling_rule{.top_k = 30}, sampling_rule{.top_p = 0.99, .top_k = 7}}) {
+    std::vector<float> row(40, std::numeric_limits<float>::lowest());
+    float at = 5;
+    for (std::size_t i = 0; i < 10; ++i, at = std::nextafter(at, 10.0f)) row[3 * i] = at;
+    row[1] = 1e-40f, row[2] = -3e20f;
+    const numbers wide(row.begin(), row.end());
+    const numbers expected = reference(wide, rule);
+    std::vector<float> all;
+    for (int i = 0; i < 40; ++i) all.insert(all.end(), row.begin(), row.end());
+    const outcome o = draw<cpu<float>>(all, std::vector<sampling_rule>(40, rule), counted(40));
+    CAPTURE(rule.top_k, rule.top_p);
+    for (std::size_t i = 0; i < 40; ++i)
+      if (row[i] > -1e20f || rule.top_k < 12) CHECK((o.drawn[i] == -infinity) == (expected[i] == -infinity));
+  }
+}
+
 TEST_CASE("a team of any width draws the same tokens") {
   const index_t rows = 30;
   for (const index_t vocabulary : {1, 3, 5, 130, 1001}) {
@@ -245,6 +262,19 @@ TEST_CASE("the order of numbers is that of their ordered bits") {
     for (const float b : values) {
       CHECK((a < b) == (ops::kernel::ordered(a) < ops::kernel::ordered(b)));
       CHECK((double(a) < double(b)) == (ops::kernel::ordered(double(a)) < ops::kernel::ordered(double(b))));
+    }
+  for (const float a : values) {
+    CHECK(ops::kernel::number(ops::kernel::ordered(a)) == a);
+    CHECK(ops::kernel::number(ops::kernel::ordered(double(a))) == double(a));
+  }
+  for (const float a : values)
+    for (const float b : values) {
+      if (!(a < b)) continue;
+      int halvings = 0;
+      for (float low = a, middle = ops::kernel::between(a, b); low < middle; middle = ops::kernel::between(low, b), ++halvings) {
+        REQUIRE((middle < b && halvings < 200));
+        low = middle;
+      }
     }
   CHECK(ops::kernel::ordered(-0.0f) == ops::kernel::ordered(0.0f));
   CHECK(ops::kernel::ordered(-0.0) == ops::kernel::ordered(0.0));

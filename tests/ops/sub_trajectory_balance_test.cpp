@@ -257,7 +257,7 @@ TEST_CASE("the kernels of the balance give the same bits under lanes, and thread
   using steps = ops::kernel::point_steps<double>;
   const auto run = [&](auto launch) {
     numbers du(u.size(), nan_value), kept(2 * u.size()), sums(8, nan_value), each(4, nan_value), total(1, nan_value);
-    std::vector<ops::kernel::balance_segment> segments(4 * 32);
+    std::vector<ops::kernel::balance_segment> segments(4 * ops::kernel::most_segments);
     const steps s{u.data(), 301, du.data()};
     launch(4, ops::kernel::sub_trajectory_balance<steps>{s, last.data(), kept.data(), segments.data(), sums.data(), 301, 0.9});
     launch(4, ops::kernel::balance_finish<steps, double>{s, sums.data(), each.data(), total.data(), 4, 301, balance_mean::trajectories});

@@ -90,11 +90,34 @@ class kv_cache {
     const auto part = [&](const int* at, std::size_t size) { return indices<B>(there.data + (at - offset), size); };
     return {{part(offset, s + 1), offset, part(position, n)}, part(slot, n), slot, position, longest, from_start};
   }
+  /// One token of each of these sequences, for a step that is recorded once and replayed: it works for any positions below the capacity,
+  /// which lie in the backend's memory, and `advance` belongs to it. The lengths stay as they are; `advanced` tells of the steps that ran.
+  decoding_rows<B> standing(context<B>& cx, std::span<const int> slots) {
+    decoding_rows<B> rows = step(cx, slots);
+    for (const int s : slots) --lengths_[static_cast<std::size_t>(s)];
+    rows.longest = capacity_;
+    rows.from_start = false;
+    return rows;
+  }
+  /// Standing rows move to the next position.
+  static void advance(context<B>& cx, const decoding_rows<B>& rows) {
+    B::for_each(cx.queue(), rows.count(), next_position{const_cast<int*>(rows.seq.positions.data)});
+  }
+  /// Errors: input_error where a sequence would exceed the capacity; ask before the steps run.
+  void advanced(std::span<const int> slots, int steps) {
+    check(slots, std::vector<int>(slots.size(), steps));
+    for (const int s : slots) lengths_[static_cast<std::size_t>(s)] += steps;
+  }
   /// One more token of each of these sequences.
   decoding_rows<B> step(context<B>& cx, std::span<const int> slots) {
     ones_.assign(slots.size(), 1);
     return extend(cx, slots, ones_);
   }
+
+  struct next_position {
+    int* position;
+    PLANLM_HD void operator()(index_t r) const { ++position[r]; }
+  };
 
  private:
   static std::vector<int> checked(index_t layers, const attention_shape& shape, index_t sequences, index_t capacity) {

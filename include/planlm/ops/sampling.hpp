@@ -4,9 +4,9 @@
 /// U_i is word i of the counter-based stream at the row's place, so a draw depends on neither the number of threads nor on the other rows,
 /// and CPU and GPU draw the same token from the same logits: keys are formed in double, where two of them are as good as never within
 /// rounding of each other (equal ones, less than 2^-30 of a nat apart, go to the lower index).
-/// Candidates are those at or above a bound that is found by bisection over the ordered bits of a logit: for top-k by counting, for top-p by
-/// summing probabilities in integers, whose sum has no order. Equal logits stay or go together. top-p acts on what top-k left, both after the
-/// temperature. A row that holds a NaN, or no finite logit, gives token -1 and log-probabilities NaN.
+/// Candidates are those at or above a bound that is found by bisection: for top-k by counting, for top-p by summing probabilities in integers,
+/// whose sum has no order (backends may differ where a sum is within float's rounding, 1e-7, of p). Equal logits stay or go together. top-p
+/// acts on what top-k left, both after the temperature. A row that holds a NaN, or no finite logit, gives token -1 and log-probabilities NaN.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -42,13 +42,31 @@ namespace ops {
 namespace kernel {
 
 /// The bits of x as an integer in the order of the numbers; both zeros are one. Not for NaN.
-PLANLM_HD inline std::int64_t ordered(float x) {
+PLANLM_HD inline std::int32_t ordered(float x) {
   const auto bits = __builtin_bit_cast(std::int32_t, x);
-  return x == 0 ? 0 : bits >= 0 ? bits : -std::int64_t{bits & 0x7FFFFFFF};
+  return x == 0 ? 0 : bits >= 0 ? bits : -(bits & 0x7FFFFFFF);
 }
 PLANLM_HD inline std::int64_t ordered(double x) {
   const auto bits = __builtin_bit_cast(std::int64_t, x);
   return x == 0 ? 0 : bits >= 0 ? bits : -(bits & 0x7FFFFFFFFFFFFFFF);
+}
+/// The number with these ordered bits.
+PLANLM_HD inline float number(std::int32_t order) {
+  return order >= 0 ? __builtin_bit_cast(float, order) : -__builtin_bit_cast(float, -order);
+}
+PLANLM_HD inline double number(std::int64_t order) {
+  return order >= 0 ? __builtin_bit_cast(double, order) : -__builtin_bit_cast(double, -order);
+}
+/// A number between low < high, neither of them, or `low` if there is none. Near numbers are halved by value, far ones by their bits, so
+/// that neither close logits nor a mask of -1e38 takes long.
+template <class A>
+PLANLM_HD A between(A low, A high) {
+  if (high - low <= A(64)) {
+    const A half = (low + high) * A(0.5);
+    return half < high ? half : low;
+  }
+  const auto l = ordered(low), h = ordered(high);
+  return number((l >> 1) + (h >> 1) + (l & h & 1));
 }
 
 /// A probability in units of 2^-40 of the most probable token's.
@@ -57,7 +75,7 @@ PLANLM_HD std::uint64_t integer_mass(A shifted) {
   return static_cast<std::uint64_t>(math::exp(shifted) * A(0x1p40));
 }
 
-inline constexpr std::int64_t below_all = std::numeric_limits<std::int64_t>::min();  // of ordered bits
+inline constexpr std::int64_t no_key = std::numeric_limits<std::int64_t>::min();
 inline constexpr index_t largest_vocabulary = index_t{1} << 22;  // sums of masses fit 64 bits, an index the low bits of a key
 
 template <class T>
@@ -88,19 +106,19 @@ struct sample {
     // The lowest index of the largest logit.
     const index_t first = -team.template max<index_t>(n, [=](index_t i) { return A(row[i]) == top ? -i : -n; });
     const A beta = A(1 / how.temperature);
-    std::int64_t bound = below_all;
+    A bound = A(-INFINITY);
     if (!how.greedy && how.top_k < n) bound = top_k_bound(team, row, top, how.top_k);
     if (!how.greedy && how.top_p < 1) bound = top_p_bound(team, row, top, beta, bound, how.top_p);
     const index_t given = forced ? forced[r] : -1;
     const index_t chosen = given >= 0 ? (given < n ? given : n - 1) : how.greedy ? first : draw(team, row, top, beta, bound, first, r);
-    const std::int64_t b = bound;
+    const A b = bound;
     const double kept = how.greedy ? 1 : team.template sum<double>(n, [=](index_t i) {
       const A v = A(row[i]);
-      return ordered(v) >= b ? double(math::exp(beta * (v - top))) : 0.0;
+      return v >= b ? double(math::exp(beta * (v - top))) : 0.0;
     });
     if (team.leader()) {
       const A v = A(row[chosen]);
-      const bool candidate = how.greedy ? chosen == first : ordered(v) >= b;
+      const bool candidate = how.greedy ? chosen == first : v >= b;
       token[r] = static_cast<int>(chosen);
       plain[r] = A(double(v - top) - ::log(whole));
       drawn[r] = !candidate ? A(-INFINITY) : how.greedy ? A(0) : A(double(beta * (v - top)) - ::log(kept));
@@ -108,61 +126,73 @@ struct sample {
   }
 
  private:
-  /// The largest bound that at least k logits reach.
+  /// The largest bound that at least k logits reach, or one with the same candidates.
   template <class Team>
-  PLANLM_HD std::int64_t top_k_bound(const Team& team, const T* row, A top, index_t k) const {
-    std::int64_t low = ordered(A(-INFINITY)), high = ordered(top) + 1;  // at least k reach `low`, fewer reach `high`
-    while (low + 1 < high) {
-      const std::int64_t middle = between(low, high);
-      const auto count = team.template sum<std::int64_t>(cols, [=](index_t i) {
-        return std::int64_t{ordered(A(row[i])) >= middle};
-      });
-      (count >= k ? low : high) = middle;
-      if (count == k) break;
-    }
-    return low;
+  PLANLM_HD A top_k_bound(const Team& team, const T* row, A top, index_t k) const {
+    return largest(team, row, A(-INFINITY), above(top), top - A(32), [&](A from) {
+      const auto count = team.template sum<std::int32_t>(cols, [=](index_t i) { return std::int32_t{A(row[i]) >= from}; });
+      return count < k ? amount::few : count > k ? amount::enough : amount::exactly;
+    });
   }
-  /// The largest bound whose candidates hold p of the probability of those at or above `least`.
+  /// The largest bound whose candidates hold p of the probability of those at or above `least`, or one with the same candidates.
   template <class Team>
-  PLANLM_HD std::int64_t top_p_bound(const Team& team, const T* row, A top, A beta, std::int64_t least, double p) const {
-    const auto mass_from = [&](std::int64_t from) {
-      return team.template sum<std::uint64_t>(cols, [=](index_t i) {
+  PLANLM_HD A top_p_bound(const Team& team, const T* row, A top, A beta, A least, double p) const {
+    const auto mass_from = [&](A from) {
+      return double(team.template sum<std::uint64_t>(cols, [=](index_t i) {
         const A v = A(row[i]);
-        return ordered(v) >= from ? integer_mass(beta * (v - top)) : std::uint64_t{0};
-      });
+        return v >= from ? integer_mass(beta * (v - top)) : std::uint64_t{0};
+      }));
     };
-    std::int64_t low = least, high = ordered(top) + 1;
-    if (low < ordered(A(-INFINITY))) low = ordered(A(-INFINITY));
-    const double wanted = p * double(mass_from(low));
-    for (int step = 1; low + 1 < high; ++step) {
-      std::int64_t middle = between(low, high);
-      // Now and then the next logit below `high`: once nothing lies between, that is the bound.
+    A low = top - A(28) / beta;  // e^-28 is less than a unit of mass
+    if (low < least) low = least;
+    const double wanted = p * mass_from(low);
+    const A high = above(top);
+    return largest(team, row, low, high, between(low, high), [&](A from) { return mass_from(from) < wanted ? amount::few : amount::enough; });
+  }
+  enum class amount { few, enough, exactly };
+  /// The largest logit in [low, high) from which `count` finds enough, or a bound with the same candidates; `low` has enough, `high` too few.
+  template <class Team, class Count>
+  PLANLM_HD A largest(const Team& team, const T* row, A low, A high, A middle, const Count& count) const {
+    for (int step = 1;; ++step) {
+      // Now and then the next logit below `high`: once no other lies between, that is the one.
       const bool next = step % 4 == 0;
       if (next) {
-        const std::int64_t l = low, h = high;
-        middle = team.template max<std::int64_t>(cols, [=](index_t i) {
-          const std::int64_t v = ordered(A(row[i]));
+        const A l = low, h = high;
+        middle = team.template max<A>(cols, [=](index_t i) {
+          const A v = A(row[i]);
           return v < h && v > l ? v : l;
         });
-        if (middle == low) break;
       }
-      const bool enough = double(mass_from(middle)) >= wanted;
-      (enough ? low : high) = middle;
-      if (next && enough) break;
+      if (!(low < middle)) return low;
+      const amount how = count(middle);
+      (how == amount::few ? high : low) = middle;
+      if (how == amount::exactly || (next && how == amount::enough)) return low;
+      middle = between(low, high);
     }
-    return low;
   }
+  PLANLM_HD static A above(A x) { return number(ordered(x) + 1); }
   /// The candidate with the largest key. Its key and index travel as one integer: 42 bits of the key's order, then the index from above.
   template <class Team>
-  PLANLM_HD index_t draw(const Team& team, const T* row, A top, A beta, std::int64_t bound, index_t first, index_t r) const {
-    constexpr std::int64_t low_bits = largest_vocabulary - 1;
-    const index_t n = cols;
+  PLANLM_HD index_t draw(const Team& team, const T* row, A top, A beta, A bound, index_t first, index_t r) const {
+    const index_t n = cols, blocks = (n + 3) / 4, some = blocks / 16;
     const auto at = static_cast<std::uint64_t>(place[r]);
+    // What has been seen spares the rest most logarithms, so a sixteenth of the row goes ahead.
+    const double start = gumbel(random.word(at, static_cast<std::uint32_t>(first)));
+    std::int64_t key = (ordered(start) & ~index_bits) | (index_bits - first);
+    if (some > 0) key = best_key(team, row, top, beta, bound, at, 0, some, key);
+    key = best_key(team, row, top, beta, bound, at, some, blocks, key);
+    return index_bits - (key & index_bits);
+  }
+  /// The best of `least` and the keys of tokens 4 begin .. 4 end. A key is at most z / temperature + 22.9, and at most that - log(1 - U).
+  template <class Team>
+  PLANLM_HD std::int64_t best_key(const Team& team, const T* row, A top, A beta, A bound, std::uint64_t at, index_t begin, index_t end,
+                                  std::int64_t least) const {
+    const index_t n = cols;
     const philox words = random;
-    // A lane's own best so far spares it most logarithms: a key is at most z / temperature + 22.9, and at most that + -log(1 - U).
-    double best = gumbel(words.word(at, static_cast<std::uint32_t>(first)));
-    const std::int64_t key = team.template max<std::int64_t>((n + 3) / 4, [=](index_t block) mutable {
-      std::int64_t found = below_all;
+    double best = number(least & ~index_bits);
+    const std::int64_t key = team.template max<std::int64_t>(end - begin, [=](index_t b) mutable {
+      const index_t block = begin + b;
+      std::int64_t found = no_key;
       random_block bits{};
       bool have_bits = false;
       for (index_t j = 0; j < 4; ++j) {
@@ -170,22 +200,21 @@ struct sample {
         if (i >= n) break;
         const A v = A(row[i]);
         const A shifted = beta * (v - top);
-        if (ordered(v) < bound || double(shifted) + 22.9 < best) continue;
+        if (!(v >= bound) || float(shifted) + 22.901f < float(best)) continue;
         if (!have_bits) bits = words.bits(at, static_cast<std::uint32_t>(block)), have_bits = true;
         const float beyond = (static_cast<float>(~bits.word[j]) + 0.5f) * 0x1p-32f;
         if (float(shifted) - math::log(beyond) + 1e-3f < float(best)) continue;
         const double own = double(shifted) + gumbel(bits.word[j]);
         if (own < best) continue;
         best = own;
-        const std::int64_t packed = (ordered(own) & ~low_bits) | (low_bits - i);
+        const std::int64_t packed = (ordered(own) & ~index_bits) | (index_bits - i);
         found = packed > found ? packed : found;
       }
       return found;
     });
-    return low_bits - (key & low_bits);
+    return key > least ? key : least;
   }
-  /// Halfway, rounded down; the difference of two doubles' ordered bits need not fit.
-  PLANLM_HD static std::int64_t between(std::int64_t low, std::int64_t high) { return (low >> 1) + (high >> 1) + (low & high & 1); }
+  static constexpr std::int64_t index_bits = largest_vocabulary - 1;
   /// -log(-log u) of a word's u, which is an odd multiple of 2^-33: all 32 bits count, so that equal draws are rare at any vocabulary.
   PLANLM_HD static double gumbel(std::uint32_t word) { return -::log(-::log((double(word) + 0.5) * 0x1p-32)); }
 };

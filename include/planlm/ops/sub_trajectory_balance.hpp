@@ -7,7 +7,7 @@
 /// points up to t taken about u_t,
 ///   M0 = sum lambda^(t-i),  M1 = sum lambda^(t-i) (u_t - u_i),  M2 = sum lambda^(t-i) (u_t - u_i)^2,
 /// the pairs that end at t + 1 add M2 + 2 d M1 + d^2 M0 to num: nothing cancels, however large u is. Moments from the left and from the right
-/// give both gradients: of a point and of a step. A trajectory is cut into up to 32 segments by its length alone; moments of segments
+/// give both gradients: of a point and of a step. A trajectory is cut into up to 128 segments by its length alone; moments of segments
 /// compose, so a team scans them side by side and every backend adds in the same order. All sums are in double.
 #pragma once
 #include <cstdint>
@@ -33,7 +33,11 @@ struct balance_segment {
 };
 
 /// How many segments a trajectory of n steps is cut into, and where segment k begins.
-PLANLM_HD constexpr index_t balance_segments(index_t n) { return n < 16 ? 1 : (n / 8 < 32 ? n / 8 : 32); }
+inline constexpr index_t most_segments = 128;
+PLANLM_HD constexpr index_t balance_segments(index_t n) {
+  if (n < 16) return 1;
+  return n < 256 ? n / 8 : n < 1024 ? 32 : most_segments;
+}
 PLANLM_HD constexpr index_t balance_begin(index_t n, index_t k) { return n * k / balance_segments(n); }
 
 /// Steps of given points u (B, cols).
@@ -76,10 +80,12 @@ struct sub_trajectory_balance {
   Steps steps;
   const int* last;           // (B): n, the number of the last point
   double* kept;              // (B, cols, 2): M0 and the pairs' first moment at every point
-  balance_segment* segment;  // (B, 32)
+  balance_segment* segment;  // (B, most_segments)
   double* sums;              // (B, 2): num, den
   index_t cols;
   double lambda;
+
+  PLANLM_HD index_t width() const { return cols; }
 
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
@@ -87,7 +93,7 @@ struct sub_trajectory_balance {
     const Steps s = steps;
     const double l = lambda;
     double* at = kept + 2 * r * cols;
-    balance_segment* part = segment + 32 * r;
+    balance_segment* part = segment + most_segments * r;
     const index_t parts = n > 0 ? balance_segments(n) : 0;
     team.for_each(parts, [=](index_t k) {
       balance_segment own{1, 0, 0, 0, 0, 0, 0, 0, 0};
@@ -201,7 +207,7 @@ void balance(context<B>& cx, const Steps& steps, indices<B> last, double lambda,
   const index_t rows = last.size();
   auto scope = cx.scope();
   const auto kept = cx.template make_of<double>(rows, cols, 2);
-  const auto segments = cx.template make_of<balance_segment>(rows, 32);
+  const auto segments = cx.template make_of<balance_segment>(rows, most_segments);
   const auto sums = cx.template make_of<double>(rows, 2);
   B::for_rows(cx.queue(), rows, sub_trajectory_balance<Steps>{steps, last.data, kept.data, segments.data, sums.data, cols, lambda});
   B::for_rows(cx.queue(), rows, balance_finish<Steps, typename B::accum>{steps, sums.data, each.data, total.data, rows, cols, mean});
