@@ -67,6 +67,20 @@ struct reference {
   std::vector<double> y, lse, dqkv;
 };
 
+/// Eight sums side by side: one alone would wait for itself at every step.
+double dot(const double* a, const double* b, index_t n) {
+  double part[8] = {};
+  index_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int k = 0; k < 8; ++k) part[k] += a[i + k] * b[i + k];
+  for (; i < n; ++i) part[0] += a[i] * b[i];
+  return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+}
+/// y += w x; they do not overlap.
+void add(double* __restrict__ y, double w, const double* __restrict__ x, index_t n) {
+  for (index_t i = 0; i < n; ++i) y[i] += w * x[i];
+}
+
 /// Forward and pullback of every head of every sequence, row by row.
 reference attention_in_double(attention_shape shape, const std::vector<int>& offsets, const std::vector<double>& qkv,
                               const std::vector<double>& dy) {
@@ -88,29 +102,20 @@ reference attention_in_double(attention_shape shape, const std::vector<int>& off
         dp.assign(last - first, 0);
         double top = -INFINITY, total = 0, mean = 0;
         for (index_t j = first; j < last; ++j) {
-          double dot = 0;
-          for (index_t c = 0; c < d; ++c) dot += q[c] * qkv[j * packed + at_k + c];
-          top = std::max(top, p[j - first] = scale * dot);
+          top = std::max(top, p[j - first] = scale * dot(q, &qkv[j * packed + at_k], d));
         }
         for (double& w : p) total += w = std::exp(w - top);
         r.lse[i * shape.heads + h] = top + std::log(total);
         for (index_t j = first; j < last; ++j) {
           const double w = p[j - first] /= total;
-          double dot = 0;
-          for (index_t c = 0; c < d; ++c) {
-            r.y[i * out + h * d + c] += w * qkv[j * packed + at_v + c];
-            r.dqkv[j * packed + at_v + c] += w * g[c];
-            dot += g[c] * qkv[j * packed + at_v + c];
-          }
-          dp[j - first] = dot;
-          mean += w * dot;
+          add(&r.y[i * out + h * d], w, &qkv[j * packed + at_v], d);
+          add(&r.dqkv[j * packed + at_v], w, g, d);
+          mean += w * (dp[j - first] = dot(g, &qkv[j * packed + at_v], d));
         }
         for (index_t j = first; j < last; ++j) {
           const double ds = scale * p[j - first] * (dp[j - first] - mean);
-          for (index_t c = 0; c < d; ++c) {
-            r.dqkv[i * packed + h * d + c] += ds * qkv[j * packed + at_k + c];
-            r.dqkv[j * packed + at_k + c] += ds * q[c];
-          }
+          add(&r.dqkv[i * packed + h * d], ds, &qkv[j * packed + at_k], d);
+          add(&r.dqkv[j * packed + at_k], ds, q, d);
         }
       }
     }
