@@ -12,11 +12,9 @@
 #include <exception>
 #include <functional>
 #include <string>
-#include <utility>
 #include <vector>
 #include <planlm/backend/cuda/cuda.cuh>
 #include <planlm/backend/cuda/mixing.cuh>
-#include <planlm/backend/cuda/mixing_stream.cuh>
 
 namespace {
 
@@ -124,37 +122,7 @@ void shape(cuda_queue& q, timer& t, const measured& machine, index_t S, index_t 
   part("weights pullback", 3 * rows, [&] { cuda_detail::mixing::mixing_weights_pullback(q, logits, false, static_cast<const bfloat16*>(w), dz.data, S, K); });
   part("row dots", 4.0 * S * C / machine.bytes_per_us, [&] { cuda_detail::mixing::row_dots<bfloat16>(q, de.data, e.data, dots, S, C); });
   if (cuda_detail::mixing::has_logit_gradient(q, S, K, C)) {
-    static bool told = false;
-    if (!std::exchange(told, true)) {
-      cudaLaunchAttribute pair{};
-      pair.id = cudaLaunchAttributeClusterDimension, pair.val.clusterDim.x = 2, pair.val.clusterDim.y = 1, pair.val.clusterDim.z = 1;
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(132), config.blockDim = dim3(kernel::mixing::logit_tile::threads);
-      config.dynamicSmemBytes = kernel::mixing::logit_tile::shared_bytes, config.attrs = &pair, config.numAttrs = 1;
-      const auto f = kernel::mixing::logit_gradient<2, false, false>;
-      cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel::mixing::logit_tile::shared_bytes);
-      int n = -1;
-      cudaOccupancyMaxActiveClusters(&n, f, &config);
-      std::printf("{\"what\":\"pairs of blocks at once\",\"count\":%d}\n", n);
-    }
-    namespace mixing = cuda_detail::mixing;
-    auto* sums = static_cast<float*>(cuda_detail::allocate(static_cast<std::size_t>(mixing::log_sums_count(S)) * 4, "a benchmark"));
-    const double third = by_operations / 3;
-    const auto own = [&]<int Blocks>(std::integral_constant<int, Blocks>, const std::string& with) {
-      part(("dz fused" + with).c_str(), third, [&] { mixing::logit_gradient<Blocks>(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
-      part(("e streamed" + with).c_str(), third, [&] { mixing::stream_mix<Blocks>(q, z.data, table.data, e.data, sums, S, K, C, 1); });
-      part(("dE streamed" + with).c_str(), third, [&] { mixing::stream_table_gradient<Blocks>(q, z.data, de.data, sums, dtable.data, S, K, C, 1); });
-      part(("dz fused from z" + with).c_str(), third, [&] { mixing::logit_gradient<Blocks, true>(q, de.data, table.data, z.data, dots, dz.data, S, K, C, 1, sums); });
-      part(("all streamed" + with).c_str(), floor, [&] {
-        mixing::stream_mix<Blocks>(q, z.data, table.data, e.data, sums, S, K, C, 1);
-        mixing::stream_table_gradient<Blocks>(q, z.data, de.data, sums, dtable.data, S, K, C, 1);
-        mixing::row_dots<bfloat16>(q, de.data, e.data, dots, S, C);
-        mixing::logit_gradient<Blocks, true>(q, de.data, table.data, z.data, dots, dz.data, S, K, C, 1, sums);
-      });
-    };
-    own(std::integral_constant<int, 1>{}, ", 1 block");
-    own(std::integral_constant<int, 2>{}, ", 2 blocks");
-    cuda_detail::release(sums);
+    part("dz as an epilogue", by_operations / 3, [&] { cuda_detail::mixing::logit_gradient(q, de.data, table.data, w, dots, dz.data, S, K, C, 1); });
   }
   for (void* p : {(void*)z.data, (void*)table.data, (void*)de.data, (void*)e.data, (void*)dz.data, (void*)dtable.data, kept, (void*)dots}) cuda_detail::release(p);
 }

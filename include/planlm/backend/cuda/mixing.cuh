@@ -2,7 +2,7 @@
 ///
 /// Three products of 2 S K C operations bound it from below, and the bytes that must move: z read twice, dz, e written, de read, E read twice,
 /// dE read and written, b (3 S K + 2 S C + 4 K C) in all. Dense rules write w once (S K values, read again by the second product and by the
-/// pullback of the rows): the products run at the rate of cuBLASLt, which own products with w made on the fly do not reach (docs/kernels.md).
+/// pullback of the rows): the products run at the rate of cuBLASLt. Products that make w on their way were slower: see docs/kernels.md.
 /// Rules that take few labels never write w: see mixing_sparse.cuh.
 #pragma once
 #if !defined(__CUDACC__)
@@ -41,10 +41,12 @@ void dense_weights(cuda_queue& q, const mixing_rule& rule, const T* z, T* w, ind
   else mixing_weights(q, logits_of(rule), z, w, rows, labels);
 }
 
-/// Whether dz comes as the epilogue of its product: where that saves more passes over S K values than the own product is slower.
+/// Whether dz comes as the epilogue of its product. That saves three passes over S K values and costs one over 2 S C, and the own product runs
+/// at three quarters of cuBLASLt's rate: on an H200 it pays from twice as many labels as columns.
 template <class T>
-bool fuses_logit_gradient(const cuda_queue& q, index_t rows, index_t labels, index_t width) {
-  return std::is_same_v<T, bfloat16> && labels >= 2 * width && has_logit_gradient(q, rows, labels, width);
+bool fuses_logit_gradient(const cuda_queue& q, const T* de, const T* table, const T* w, const T* dz, index_t rows, index_t labels, index_t width) {
+  return std::is_same_v<T, bfloat16> && labels >= 2 * width && has_logit_gradient(q, rows, labels, width) && aligned_to_16(de) &&
+         aligned_to_16(table) && aligned_to_16(w) && aligned_to_16(dz);
 }
 
 /// z (S, K), table (K, C) -> e (S, C); `kept` has mixing_bytes bytes.
@@ -77,10 +79,10 @@ void mix_pullback(cuda_queue& q, const mixing_rule& rule, view<const T, 2, devic
     if (dtable) B::gemm(q, 1, operand<const T>{w, labels, rows, 1, labels}, plain(de), plain(dtable), into::add);
     if (!rule.differentiable) return;
     if constexpr (std::is_same_v<T, bfloat16>)
-      if (fuses_logit_gradient<T>(q, rows, labels, width)) {
+      if (fuses_logit_gradient<T>(q, de.data, table.data, w, dz.data, rows, labels, width)) {
         auto* const dots = static_cast<float*>(q.scratch(static_cast<std::size_t>(rows) * sizeof(float)));
         row_dots(q, de.data, e.data, dots, rows, width);
-        return logit_gradient<1>(q, de.data, table.data, w, dots, dz.data, rows, labels, width, logits.inverse_temperature);
+        return logit_gradient(q, de.data, table.data, w, dots, dz.data, rows, labels, width, logits.inverse_temperature);
       }
   }
   B::gemm(q, 1, plain(de), transposed(table), plain(dz), into::replace);

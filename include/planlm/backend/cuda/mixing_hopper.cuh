@@ -2,17 +2,15 @@
 ///
 /// <w, dw> of a row is <de, e>, which needs no dw. A block makes tiles of 128 sentences x 256 labels, one after another: one warp starts the
 /// bulk copies of de (128, 64) and E (256, 64) into a ring of three, two warpgroups multiply (wgmma m64n256k16), two warps bring the tile's w
-/// beforehand and store dz, which the warpgroups put in its place. Two blocks of a cluster work on neighbouring rows and the same labels; each
-/// brings half of the rows of E for both.
-/// Traffic: de, w, dz and E once each from and to device memory, b (S C + 2 S K + K C); the composition reads and writes dw besides and w, dw
-/// once more: 3 S K b saved, less the S C b of e for the row dots. Operations: 2 S K C.
+/// beforehand and store dz, which the warpgroups put in its place.
+/// Traffic: de, w, dz and E once each from and to device memory, b (S C + 2 S K + K C); the composition writes and reads dw besides and reads
+/// w once more: 3 S K b saved, less the 2 S C b of the row dots. Operations: 2 S K C.
 #pragma once
 #if !defined(__CUDACC__)
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
 #endif
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 #include <planlm/backend/cuda/hopper.cuh>
 #include <planlm/backend/cuda/mixing_rows.cuh>
 
@@ -29,43 +27,12 @@ struct logit_tile {
   static constexpr int threads = 128 * (1 + groups);
 };
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-namespace cluster {
-__device__ __forceinline__ int rank() {
-  std::uint32_t r;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-  return static_cast<int>(r);
-}
-/// All threads of all blocks of the cluster.
-__device__ __forceinline__ void meet() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-/// Arrives at the same barrier of block `block` of the cluster.
-__device__ __forceinline__ void arrive(hopper::barrier* b, int block) {
-  asm volatile(
-      "{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [a];\n}\n" ::"r"(
-          hopper::shared_address(b)),
-      "r"(block)
-      : "memory");
-}
-/// hopper::copy_tile into the same place of both blocks, counted by the barrier of each.
-__device__ __forceinline__ void copy_tile_to_both(void* tile, const CUtensorMap& map, hopper::barrier* b, int column, int row) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
-          hopper::shared_address(tile)),
-      "l"(&map), "r"(hopper::shared_address(b)), "r"(column), "r"(row), "h"(static_cast<std::uint16_t>(3))
-      : "memory");
-}
-}  // namespace cluster
-#endif
-
-/// dz (S, K) from de (S, C), table (K, C), w (S, K), or z and log_sums that remake it, and dots (S) = <de, e>. Grid: Blocks x clusters; a map's box: de 128 rows, table
-/// 256 / Blocks, w and dz 64.
-template <int Blocks, bool Remade, bool Watched>
+/// dz (S, K) from de (S, C), table (K, C), w (S, K) and dots (S) = <de, e>. A map's box: de 128 rows, table 256, w
+/// and dz 64.
+template <bool Watched>
 __global__ void __launch_bounds__(logit_tile::threads, 1)
     logit_gradient(const __grid_constant__ CUtensorMap of_de, const __grid_constant__ CUtensorMap of_table, const __grid_constant__ CUtensorMap of_w,
-                   const __grid_constant__ CUtensorMap of_dz, const float* dots, const float* log_sums, int rows, int labels, int width,
-                   float inverse_temperature) {
+                   const __grid_constant__ CUtensorMap of_dz, const float* dots, int rows, int labels, int width, float inverse_temperature) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   using tile = logit_tile;
@@ -74,19 +41,17 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
   unsigned char* const base = memory + ((1024 - (shared_address(memory) & 1023)) & 1023);
   unsigned char* const weights = base + tile::stages * tile::stage_bytes;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, group = warp / 4 - 1;
-  const int rank = Blocks == 1 ? 0 : cluster::rank();
   if (threadIdx.x == 0) {
-    for (int s = 0; s < tile::stages; ++s) barrier_init(full + s, 1), barrier_init(empty + s, Blocks * tile::groups * 4);
+    for (int s = 0; s < tile::stages; ++s) barrier_init(full + s, 1), barrier_init(empty + s, tile::groups * 4);
     for (int g = 0; g < tile::groups; ++g) barrier_init(weights_full + g, 1), barrier_init(dz_full + g, 4);
     barrier_init_done();
   }
-  if constexpr (Blocks == 1) __syncthreads();
-  else cluster::meet();
+  __syncthreads();
 
   const int steps = (width + tile::depth - 1) / tile::depth, label_tiles = (labels + tile::labels - 1) / tile::labels;
-  const int row_tiles = (rows + Blocks * tile::rows - 1) / (Blocks * tile::rows), tiles = row_tiles * label_tiles;
-  const int first = static_cast<int>(blockIdx.x) / Blocks, stride = static_cast<int>(gridDim.x) / Blocks;
-  const auto row_of = [&](int t) { return (t / label_tiles * Blocks + rank) * tile::rows; };
+  const int tiles = (rows + tile::rows - 1) / tile::rows * label_tiles;
+  const int first = static_cast<int>(blockIdx.x), stride = static_cast<int>(gridDim.x);
+  const auto row_of = [&](int t) { return t / label_tiles * tile::rows; };
   const auto label_of = [&](int t) { return t % label_tiles * tile::labels; };
 
   if (group < 0) {
@@ -99,13 +64,7 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
           unsigned char* const to = base + stage * tile::stage_bytes;
           barrier_expect(full + stage, tile::stage_bytes);
           copy_tile(to, of_de, full + stage, k * tile::depth, row_of(t));
-          if constexpr (Blocks == 1) {
-            copy_tile(to + tile::de_bytes, of_table, full + stage, k * tile::depth, label_of(t));
-          } else {
-            constexpr int half = tile::labels / Blocks;
-            cluster::copy_tile_to_both(to + tile::de_bytes + rank * half * row_bytes, of_table, full + stage, k * tile::depth,
-                                       label_of(t) + rank * half);
-          }
+          copy_tile(to + tile::de_bytes, of_table, full + stage, k * tile::depth, label_of(t));
           if (++stage == tile::stages) stage = 0, parity ^= 1;
         }
     } else if ((warp == 1 || warp == 2) && lane == 0) {
@@ -129,13 +88,10 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
     unsigned char* const own = weights + group * tile::weights_bytes;
     const int row = 16 * (warp % 4) + lane / 4;  // of the group's 64; the other is 8 further
     int stage = 0, parity = 0, weights_parity = 0;
-    const float factor = inverse_temperature * cuda_detail::mixing::log2_e;
     float d[tile::labels / 2] = {};
     for (int t = first; t < tiles; t += stride, weights_parity ^= 1) {
       const int at = row_of(t) + group * tile::group_rows + row;
       const float mean[2] = {at < rows ? dots[at] : 0.0f, at + 8 < rows ? dots[at + 8] : 0.0f};
-      float log_sum[2] = {0, 0};
-      if constexpr (Remade) log_sum[0] = at < rows ? log_sums[at] : 0.0f, log_sum[1] = at + 8 < rows ? log_sums[at + 8] : 0.0f;
       pin(d);
       int before = 0;
       for (int k = 0; k < steps; ++k) {
@@ -148,20 +104,14 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
         wgmma_commit();
         if (k > 0) {
           wgmma_wait<1>();
-          if (lane < Blocks) {
-            if constexpr (Blocks == 1) barrier_arrive(empty + before);
-            else cluster::arrive(empty + before, lane);
-          }
+          if (lane == 0) barrier_arrive(empty + before);
         }
         before = stage;
         if (++stage == tile::stages) stage = 0, parity ^= 1;
       }
       wgmma_wait<0>();
       pin(d);
-      if (lane < Blocks) {
-        if constexpr (Blocks == 1) barrier_arrive(empty + before);
-        else cluster::arrive(empty + before, lane);
-      }
+      if (lane == 0) barrier_arrive(empty + before);
       barrier_wait<Watched>(weights_full + group, weights_parity, "the weights");
 #pragma unroll
       for (int j = 0; j < tile::labels / 8; ++j)
@@ -169,8 +119,7 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
         for (int h = 0; h < 2; ++h) {
           auto* const p = reinterpret_cast<std::uint32_t*>(own + j / 8 * tile::panel_bytes + swizzled(row + 8 * h, j % 8) + 4 * (lane % 4));
           const std::uint32_t w = *p;
-          float low = __uint_as_float(w << 16), high = __uint_as_float(w & 0xFFFF0000u);
-          if constexpr (Remade) low = exp2_fast(low * factor - log_sum[h]), high = exp2_fast(high * factor - log_sum[h]);
+          const float low = __uint_as_float(w << 16), high = __uint_as_float(w & 0xFFFF0000u);
           *p = pack(inverse_temperature * low * (d[4 * j + 2 * h] - mean[h]), inverse_temperature * high * (d[4 * j + 2 * h + 1] - mean[h]));
         }
       shared_written();
@@ -178,7 +127,6 @@ __global__ void __launch_bounds__(logit_tile::threads, 1)
       if (lane == 0) barrier_arrive(dz_full + group);
     }
   }
-  if constexpr (Blocks > 1) cluster::meet();  // a block that is gone takes no arrivals
 #endif
 }
 
@@ -190,38 +138,17 @@ namespace cuda_detail::mixing {
 inline bool has_logit_gradient(const cuda_queue& q, index_t rows, index_t labels, index_t width) {
   return q.hopper() && labels % 8 == 0 && width % 8 == 0 && rows > 0 && rows < (index_t{1} << 30) && labels < (index_t{1} << 30);
 }
-/// Launches a persistent grid: `tiles` pieces of work, one a cluster of `Blocks`, as many clusters as run at once.
-template <int Blocks, class... P>
-void launch_clusters(cuda_queue& q, const char* name, void (*f)(P...), index_t tiles, int threads, int shared_bytes,
-                     const std::type_identity_t<P>&... arguments) {
-  check(cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = Blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
-  config.stream = q.stream();
-  config.attrs = &cluster;
-  config.numAttrs = Blocks > 1 ? 1 : 0;
-  int at_once = q.multiprocessors();
-  config.gridDim = dim3(static_cast<unsigned>(at_once / Blocks * Blocks));
-  // Clusters need not fill the device: those left over would begin when the others end.
-  if constexpr (Blocks > 1) check(cudaOccupancyMaxActiveClusters(&at_once, f, &config), "cudaOccupancyMaxActiveClusters");
-  config.gridDim = dim3(static_cast<unsigned>(Blocks * std::min<index_t>(tiles, std::max(1, at_once))));
-  check(cudaLaunchKernelEx(&config, f, arguments...), name);
-}
-/// dz = w o (de E^T - dots) / T. Where `Remade`, `w` is z and log_sums holds log2 of the sum of exp2(z log2(e) / T) of every sentence.
-template <int Blocks, bool Remade = false, bool Watched = false>
+/// dz = w o (de E^T - dots) / T.
+template <bool Watched = false>
 void logit_gradient(cuda_queue& q, const bfloat16* de, const bfloat16* table, const bfloat16* w, const float* dots, bfloat16* dz, index_t rows,
-                    index_t labels, index_t width, float inverse_temperature, const float* log_sums = nullptr) {
+                    index_t labels, index_t width, float inverse_temperature) {
   using tile = kernel::mixing::logit_tile;
   const auto of_rows = [&](const bfloat16* x) { return hopper::tile_map(x, rows, labels, labels, tile::group_rows); };
-  const index_t tiles = ((rows + Blocks * tile::rows - 1) / (Blocks * tile::rows)) * ((labels + tile::labels - 1) / tile::labels);
-  launch_clusters<Blocks>(q, "logit_gradient", kernel::mixing::logit_gradient<Blocks, Remade, Watched>, tiles, tile::threads, tile::shared_bytes,
-                          hopper::tile_map(de, rows, width, width, tile::rows), hopper::tile_map(table, labels, width, width, tile::labels / Blocks),
-                          of_rows(w), of_rows(dz), dots, log_sums, static_cast<int>(rows), static_cast<int>(labels), static_cast<int>(width),
-                          inverse_temperature);
+  const index_t tiles = (rows + tile::rows - 1) / tile::rows * ((labels + tile::labels - 1) / tile::labels);
+  const auto blocks = static_cast<unsigned>(std::min<index_t>(tiles, q.multiprocessors()));
+  q.launch("logit_gradient", dim3(blocks), dim3(tile::threads), tile::shared_bytes, kernel::mixing::logit_gradient<Watched>,
+           hopper::tile_map(de, rows, width, width, tile::rows), hopper::tile_map(table, labels, width, width, tile::labels), of_rows(w), of_rows(dz),
+           dots, static_cast<int>(rows), static_cast<int>(labels), static_cast<int>(width), inverse_temperature);
 }
 
 }  // namespace cuda_detail::mixing
