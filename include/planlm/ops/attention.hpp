@@ -1,22 +1,13 @@
 /// Scaled dot-product attention over packed sequences: no padding, grouped-query heads, causal or bidirectional.
 #pragma once
 #include <cmath>
+#include <planlm/backend/attention_shape.hpp>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 #include <planlm/ops/sequences.hpp>
 
 namespace planlm {
-
-/// Heads of an attention layer. Queries are (N, heads * width); keys and values (N, kv_heads * width), each shared by
-/// heads / kv_heads query heads (grouped-query attention, 2305.13245).
-struct attention_shape {
-  index_t heads, kv_heads, width;
-  bool causal;
-  index_t query_width() const { return heads * width; }
-  index_t kv_width() const { return kv_heads * width; }
-  index_t packed_width() const { return query_width() + 2 * kv_width(); }
-};
 
 /// A backend with an attention that never holds a whole T x T matrix.
 template <class B>

@@ -2,7 +2,8 @@
 ///
 ///   sequences of at most 32 rows, as many key heads as heads                                        attention_short.cuh
 ///   float, double, and bf16 whose rows are not 16-byte aligned or whose heads are wider than 128    attention_simt.cuh
-///   bf16                                                                                            attention_mma.cuh
+///   bf16, heads 64 or 128 wide, on sm_90a                                                           attention_hopper.cuh
+///   other bf16                                                                                      attention_mma.cuh
 ///
 /// Sequences are packed by offsets; a call uploads nothing and its launches depend on the number of rows and sequences alone.
 #pragma once
@@ -16,6 +17,9 @@
 #include <cstdint>
 #include <string>
 #include <cuda_runtime.h>
+#include <planlm/backend/attention_shape.hpp>
+#include <planlm/backend/cuda/attention_hopper.cuh>
+#include <planlm/backend/cuda/attention_hopper_pullback.cuh>
 #include <planlm/backend/cuda/attention_mma.cuh>
 #include <planlm/backend/cuda/attention_mma_pullback.cuh>
 #include <planlm/backend/cuda/attention_short.cuh>
@@ -23,7 +27,6 @@
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/error.hpp>
-#include <planlm/ops/attention.hpp>
 
 namespace planlm::cuda_detail {
 
@@ -65,7 +68,10 @@ void attention(cuda_queue& q, attention_shape shape, const T* qkv, const int* of
   if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(shape, longest))
     return attention_short(q, a, longest);
   if constexpr (std::same_as<T, bfloat16>)
-    if (attention_mma_takes(shape, qkv, y)) return attention_mma(q, a);
+    if (attention_mma_takes(shape, qkv, y)) {
+      if (q.hopper() && attention_hopper_takes(shape)) return attention_hopper(q, shape, qkv, offsets, host_offsets, sequences, y, lse);
+      return attention_mma(q, a);
+    }
   attention_simt(q, a);
 }
 
@@ -99,6 +105,9 @@ void attention_pullback(cuda_queue& q, attention_shape shape, const T* qkv, cons
     return attention_short_pullback(q, a, lse, longest);
   const bool aligned = std::same_as<T, bfloat16> && attention_mma_takes(shape, qkv, y) && rows_of_16_bytes(shape, dy) &&
                        rows_of_16_bytes(shape, dqkv);
+  if constexpr (std::same_as<T, bfloat16>)
+    if (aligned && q.hopper() && attention_hopper_takes(shape))
+      return attention_hopper_pullback(q, shape, qkv, offsets, host_offsets, sequences, y, lse, dy, dqkv);
   a.statistics = attention_statistics(q, a, y, lse, aligned);
   if constexpr (std::same_as<T, bfloat16>)
     if (aligned) return attention_mma_pullback(q, a);

@@ -11,10 +11,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cuda_runtime.h>
+#include <planlm/backend/attention_shape.hpp>
 #include <planlm/backend/cuda/attention_simt.cuh>
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/math.hpp>
-#include <planlm/ops/attention.hpp>
 
 namespace planlm {
 namespace cuda_detail {
