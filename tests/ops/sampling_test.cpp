@@ -210,7 +210,8 @@ TEST_CASE("logits of -infinity are never drawn; a row with a NaN or without a fi
 }
 
 TEST_CASE("masked logits of the lowest float, and logits a bit apart, have the candidates of a sort") {
-  for (const sampling_rule rule : {sampling_rule{.top_k = 3}, sampling_rule{.top_p = 0.6}, sampling_rule{.top_k = 30}, sampling_rule{.top_p = 0.99, .top_k = 7}}) {
+  for (const sampling_rule rule : {sampling_rule{.top_k = 3}, sampling_rule{.top_p = 0.6}, sampling_rule{.top_k = 30},
+                                   sampling_rule{.top_p = 0.99, .top_k = 7}}) {
     std::vector<float> row(40, std::numeric_limits<float>::lowest());
     float at = 5;
     for (std::size_t i = 0; i < 10; ++i, at = std::nextafter(at, 10.0f)) row[3 * i] = at;

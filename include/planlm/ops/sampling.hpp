@@ -112,7 +112,8 @@ struct sample {
     const index_t given = forced ? forced[r] : -1;
     const index_t chosen = given >= 0 ? (given < n ? given : n - 1) : how.greedy ? first : draw(team, row, top, beta, bound, first, r);
     const A b = bound;
-    const double kept = how.greedy ? 1 : team.template sum<double>(n, [=](index_t i) {
+    const bool all = how.greedy || (beta == A(1) && b == A(-INFINITY));  // the same sum once more
+    const double kept = all ? whole : team.template sum<double>(n, [=](index_t i) {
       const A v = A(row[i]);
       return v >= b ? double(math::exp(beta * (v - top))) : 0.0;
     });
