@@ -3,21 +3,22 @@
 /// `bytes` is what the operation needs at least: every input read once, every output written once. A number is the median of five batches of
 /// calls, one after the other without a pause. Arguments: beginnings of names; all without.
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
-#include <planlm/planlm.hpp>
 #include <planlm/backend/cuda/row_operations.cuh>
-#include <planlm/cuda.cuh>
+#include <planlm/core/philox.hpp>
+#include <planlm/ops/elementwise.hpp>
+#include <planlm/ops/reduce.hpp>
 #include <planlm/training/adamw.hpp>
 
 using namespace planlm;
 namespace cd = planlm::cuda_detail;
 
 namespace {
-
-using B = cuda<bfloat16>;
 
 __global__ void fill_normals(index_t n, bfloat16* x, unsigned seed, float scale) {
   for (index_t i = blockIdx.x * index_t{blockDim.x} + threadIdx.x; i < n; i += index_t{gridDim.x} * blockDim.x) {
@@ -159,31 +160,6 @@ void losses(bench& b) {
   }
 }
 
-void fused_loss(bench& b) {
-  if (!b.wanted.empty() && std::none_of(b.wanted.begin(), b.wanted.end(), [](const std::string& w) { return std::string("linear_cross_entropy").rfind(w, 0) == 0; })) return;
-  context<B> cx;
-  const index_t n = 8192, c = 768, v = 50257;
-  const auto h = normals(n * c, 9), table = normals(v * c, 10, 0.02f);
-  device<bfloat16> dtable(v * c);
-  std::vector<int> ids(static_cast<std::size_t>(n));
-  for (index_t i = 0; i < n; ++i) ids[static_cast<std::size_t>(i)] = static_cast<int>(i * 7919 % v);
-  const auto target = upload(ids);
-  const auto loss = [&] {
-    auto scope = cx.scope();
-    ops::linear_cross_entropy(cx, const_tensor<B>(h.data(), n, c), const_tensor<B>(table.data(), v, c), indices<B>(target.data(), n),
-                              const_accum_tensor<B>{}, 1.f / float(n), tensor<B>(dtable.data(), v, c));
-  };
-  std::size_t before = 0, after = 0, whole = 0;
-  cd::check(cudaMemGetInfo(&before, &whole), "cudaMemGetInfo");
-  loss();
-  cd::check(cudaDeviceSynchronize(), "loss");
-  cd::check(cudaMemGetInfo(&after, &whole), "cudaMemGetInfo");
-  const double s = seconds(cx.queue(), 5, loss);
-  std::printf("{\"program\": \"planlm\", \"kernel\": \"linear_cross_entropy\", \"shape\": \"(8192, 768, 50257)\", \"fused_rows\": %s, \"microseconds\": %.1f, \"teraflops\": %.0f, "
-              "\"extra_megabytes\": %.0f}\n",
-              ops::HasFusedCrossEntropy<B> ? "true" : "false", s * 1e6, 6.0 * 8192 * 768 * 50257 / s * 1e-12, double(before - after) * 1e-6);
-}
-
 void updates(bench& b) {
   cuda_queue& q = b.q;
   const index_t n = 124'439'808;
@@ -215,8 +191,10 @@ int main(int argc, char** argv) {
   {
     const std::size_t bytes = std::size_t{1} << 29;
     device<char> from(static_cast<index_t>(bytes)), to(static_cast<index_t>(bytes));
-    b.run("copy", "512 MiB", 2.0 * double(bytes), [&] { B::copy(b.q, to.data(), from.data(), bytes); });
-    b.run("copy", "100 MB", 2.0 * 65536 * 768 * 2, [&] { B::copy(b.q, to.data(), from.data(), std::size_t{65536} * 768 * 2); });
+    b.run("copy", "512 MiB", 2.0 * double(bytes), [&] { cd::check(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, b.q.stream()), "copy"); });
+    b.run("copy", "100 MB", 2.0 * 65536 * 768 * 2, [&] {
+      cd::check(cudaMemcpyAsync(to.data(), from.data(), std::size_t{65536} * 768 * 2, cudaMemcpyDeviceToDevice, b.q.stream()), "copy");
+    });
     b.run("sum", "copy by a kernel, 256 MiB", 2.0 * double(bytes / 2), [&] {
       cd::for_each(b.q, index_t(bytes / 4), ops::kernel::scale<bfloat16>{2.f, reinterpret_cast<bfloat16*>(from.data()), reinterpret_cast<bfloat16*>(to.data())});
     });
@@ -228,6 +206,5 @@ int main(int argc, char** argv) {
   rows_of_width(b, 16384, 768);
   losses(b);
   updates(b);
-  fused_loss(b);
   return 0;
 }

@@ -523,9 +523,28 @@ void updates(cuda_queue& q) {
   for (const index_t n : {1, 100, 8192, 8193, 1'000'003}) check_squares<T>(q, n);
 }
 
+/// A few of each, in a few seconds.
+template <class T>
+void quick(cuda_queue& q) {
+  for (const index_t cols : {5, 768, 1000, 2048, 6144}) check_norm<T, true>(q, 203, cols, true), check_norm<T, false>(q, 37, cols, false);
+  check_cross_entropy<T>(q, 37, 50257, 50264, true, true);
+  check_cross_entropy<T>(q, 37, 1024, 1024, false, true);
+  check_cross_entropy<T>(q, 37, 8200, 8200, false, true);
+  check_gather<T>(q, 1000, 768, 100);
+  for (const order how : {order::sentences, order::holes, order::one, order::frequent}) {
+    check_scatter<T>(q, 3001, 768, 150, how);
+    check_scatter<T>(q, 3001, 22, 5, how);
+  }
+  check_columns<T>(q, 1000, 768);
+  check_rows<T, probe_row>(q, 3, 50257);
+  check_elements<T>(q, 4101, 0);
+  check_update<T>(q, 100'000, {{16, 32, 0}, {64, 4096, 0.5}, {90'000, 10'000, 0}}, true);
+}
+
 template <class T>
 void add_cases(std::vector<std::pair<std::string, std::function<void(cuda_queue&)>>>& cases) {
   const std::string type = type_name<T>();
+  cases.push_back({"quick." + type, quick<T>});
   cases.push_back({"norm." + type, norms<T>});
   cases.push_back({"cross_entropy." + type, losses<T>});
   cases.push_back({"gather." + type, gathers<T>});

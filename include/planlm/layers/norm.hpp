@@ -7,6 +7,7 @@ namespace planlm {
 
 /// y = (x - mean(x)) / sqrt(var(x) + epsilon) o scale + shift, per row.   [1607.06450, equation 3]
 ///   x (N, C) -> (N, C), scale (C), shift (C). Keeps mean and reciprocal deviation, one each per row.
+///   pullback(dy, g[, residual]): the residual (N, C) is added to what is returned.
 template <Backend B>
 struct layer_norm {
   using backend = B;
@@ -24,14 +25,14 @@ struct layer_norm {
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x) const {
     ops::norm_statistics<B> kept;
     auto y = ops::norm<true>(cx, x, const_tensor<B, 1>(p.scale), const_tensor<B, 1>(p.shift), epsilon, kept);
-    return vjp{y, [&cx, x, p, kept](const_tensor<B> dy, const params& g) {
-                 return ops::norm_pullback<true>(cx, x, const_tensor<B, 1>(p.scale), kept, dy, g.scale, g.shift);
+    return vjp{y, [&cx, x, p, kept](const_tensor<B> dy, const params& g, const_tensor<B> residual = {}) {
+                 return ops::norm_pullback<true>(cx, x, const_tensor<B, 1>(p.scale), kept, dy, g.scale, g.shift, residual);
                }};
   }
 };
 
 /// y = x / sqrt(mean(x^2) + epsilon) o scale, per row.   [1910.07467, equation 4]
-///   x (N, C) -> (N, C), scale (C).
+///   x (N, C) -> (N, C), scale (C). pullback(dy, g[, residual]) as above.
 template <Backend B>
 struct rms_norm {
   using backend = B;
@@ -48,8 +49,8 @@ struct rms_norm {
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x) const {
     ops::norm_statistics<B> kept;
     auto y = ops::norm<false>(cx, x, const_tensor<B, 1>(p.scale), const_tensor<B, 1>{}, epsilon, kept);
-    return vjp{y, [&cx, x, p, kept](const_tensor<B> dy, const params& g) {
-                 return ops::norm_pullback<false>(cx, x, const_tensor<B, 1>(p.scale), kept, dy, g.scale, tensor<B, 1>{});
+    return vjp{y, [&cx, x, p, kept](const_tensor<B> dy, const params& g, const_tensor<B> residual = {}) {
+                 return ops::norm_pullback<false>(cx, x, const_tensor<B, 1>(p.scale), kept, dy, g.scale, tensor<B, 1>{}, residual);
                }};
   }
 };

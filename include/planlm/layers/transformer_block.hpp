@@ -48,33 +48,46 @@ struct transformer_block {
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, Placement = {},
                   const Injection& inject = {}) const {
     constexpr bool in_attention = std::same_as<Placement, at_attention_output>;
-    const auto norm1 = [&cx, n = norm(), p1 = p.norm1, x] { return n(cx, p1, x); };
+    const auto norm1 = [&cx, n = norm(), p1 = p.norm1, x] {
+      auto [f, norm_pullback] = n(cx, p1, x);
+      return vjp{f, [&cx, norm_pullback = norm_pullback](const_tensor<B> df, const auto& g) { return pull(cx, norm_pullback, df, g); }};
+    };
     auto [h, attention_pullback] = attention.run(cx, p.attention, norm1, seq, pick<in_attention>(inject), x);
     // norm2, then the injection if it belongs here; made again in the pullback rather than kept.
     const auto norm2 = [&cx, n = norm(), p2 = p.norm2, h = const_tensor<B>(h), inject = pick<!in_attention>(inject)] {
       auto [f, norm_pullback] = n(cx, p2, h);
       auto [v, inject_pullback] = inject(cx, const_tensor<B>(f));
-      return vjp{v, [norm_pullback = norm_pullback, inject_pullback = inject_pullback](const_tensor<B> dv, const auto& g,
-                                                                                       const auto&... sink) {
-                   return norm_pullback(inject_pullback(dv, sink...), g);
+      return vjp{v, [&cx, norm_pullback = norm_pullback, inject_pullback = inject_pullback](const_tensor<B> dv, const auto& g,
+                                                                                            const auto&... sink) {
+                   return pull(cx, norm_pullback, inject_pullback(dv, sink...), g);
                  }};
     };
     auto [y, mlp_pullback] = mlp.run(cx, p.mlp, norm2, const_tensor<B>(h));
-    return vjp{y, [&cx, attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
-                                                                                              const auto&... sink) {
+    return vjp{y, [attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
+                                                                                         const auto&... sink) {
                  const const_tensor<B> dh = [&] {
-                   if constexpr (in_attention) return ops::sum(cx, dy, mlp_pullback(dy, g.mlp, g.norm2));
-                   else return ops::sum(cx, dy, mlp_pullback(dy, g.mlp, g.norm2, sink...));
+                   const norm_gradients g2{g.norm2, dy};
+                   if constexpr (in_attention) return mlp_pullback(dy, g.mlp, g2);
+                   else return mlp_pullback(dy, g.mlp, g2, sink...);
                  }();
-                 const const_tensor<B> dx = [&] {
-                   if constexpr (in_attention) return attention_pullback(dh, g.attention, g.norm1, sink...);
-                   else return attention_pullback(dh, g.attention, g.norm1);
-                 }();
-                 return ops::sum(cx, dh, dx);
+                 const norm_gradients g1{g.norm1, dh};
+                 if constexpr (in_attention) return attention_pullback(dh, g.attention, g1, sink...);
+                 else return attention_pullback(dh, g.attention, g1);
                }};
   }
 
  private:
+  /// What a branch's norm is given in the pullback: the gradients of its parameters, and the gradient that went past the branch.
+  struct norm_gradients {
+    const typename Norm::params& gradients;
+    const_tensor<B> residual;
+  };
+  /// A norm's pullback + residual, by the norm itself where it can.
+  template <class Pullback>
+  static const_tensor<B> pull(context<B>& cx, const Pullback& pullback, const_tensor<B> df, const norm_gradients& g) {
+    if constexpr (requires { pullback(df, g.gradients, g.residual); }) return pullback(df, g.gradients, g.residual);
+    else return ops::sum(cx, g.residual, const_tensor<B>(pullback(df, g.gradients)));
+  }
   template <bool Take, class Injection>
   static auto pick(const Injection& inject) {
     if constexpr (Take) return inject;

@@ -145,13 +145,14 @@ constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary, index_t m
   return std::clamp<index_t>(fit / 8 * 8, std::min<index_t>(rows, 32), std::max<index_t>(std::min<index_t>(rows, most_rows), 1));
 }
 /// The same for a backend: each block rounds what it adds to the table's gradient, so where storage is narrow there are few of them. A
-/// backend that says how many values it holds gets blocks of about equal size, multiples of 128 rows.
+/// backend that says how many values it holds gets blocks of about equal size, multiples of 64 rows, and holds no more than a seventh of the
+/// logits of 7168 rows or more: the memory of a loss should be small beside that of its logits.
 template <Backend B>
 constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary) {
   if constexpr (HasFusedCrossEntropy<B>) {
-    const index_t most = std::max<index_t>(B::logit_values / std::max<index_t>(vocabulary, 1), 128);
-    const index_t blocks = (rows + most - 1) / most;
-    return blocks > 1 ? std::min<index_t>(((rows + blocks - 1) / blocks + 127) / 128 * 128, rows) : std::max<index_t>(rows, 1);
+    const index_t most = std::max<index_t>(B::logit_values / std::max<index_t>(vocabulary, 1), 64);
+    const index_t blocks = std::max((rows + most - 1) / most, std::min<index_t>(rows / 1024, 7));
+    return blocks > 1 ? std::min<index_t>(((rows + blocks - 1) / blocks + 63) / 64 * 64, rows) : std::max<index_t>(rows, 1);
   } else if constexpr (std::is_same_v<typename B::real, typename B::accum>) {
     return cross_entropy_rows(rows, vocabulary);
   } else {

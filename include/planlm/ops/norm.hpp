@@ -4,6 +4,7 @@
 #include <concepts>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
+#include <planlm/ops/elementwise.hpp>
 #include <planlm/ops/matmul.hpp>
 
 namespace planlm::ops {
@@ -80,7 +81,7 @@ template <class B>
 concept HasFusedNorm = requires(typename B::queue& q, const_tensor<B> x, const_tensor<B, 1> scale, double epsilon, tensor<B> y,
                                 accum_tensor<B> statistic, tensor<B, 1> gradient) {
   { B::template norm<true>(q, x, scale, scale, epsilon, y, statistic, statistic) } -> std::same_as<bool>;
-  { B::template norm_pullback<true>(q, x, scale, statistic, statistic, x, y, gradient, gradient) } -> std::same_as<bool>;
+  { B::template norm_pullback<true>(q, x, scale, statistic, statistic, x, x, y, gradient, gradient) } -> std::same_as<bool>;
 };
 
 /// x (N, C) -> (N, C); fills `kept`. An empty `shift` means root-mean-square norm.
@@ -98,20 +99,21 @@ tensor<B> norm(context<B>& cx, const_tensor<B> x, const_tensor<B, 1> scale, cons
               kernel::norm<T, Centred>{x.data, scale.data, shift.data, y.data, kept.mean.data, kept.rstd.data, x.cols(), A(epsilon)});
   return y;
 }
-/// dx; adds to the gradients of scale and shift where they are wanted.
+/// dx [+ residual]; adds to the gradients of scale and shift where they are wanted.
 template <bool Centred, Backend B>
 tensor<B> norm_pullback(context<B>& cx, const_tensor<B> x, const_tensor<B, 1> scale, norm_statistics<B> kept, const_tensor<B> dy,
-                        tensor<B, 1> dscale, tensor<B, 1> dshift) {
+                        tensor<B, 1> dscale, tensor<B, 1> dshift, const_tensor<B> residual = {}) {
   using T = typename B::real;
   auto dx = cx.make(x.rows(), x.cols());
   if constexpr (HasFusedNorm<B>)
-    if (B::template norm_pullback<Centred>(cx.queue(), x, scale, kept.mean, kept.rstd, dy, dx, dscale, dshift)) return dx;
+    if (B::template norm_pullback<Centred>(cx.queue(), x, scale, kept.mean, kept.rstd, dy, residual, dx, dscale, dshift)) return dx;
   if (dscale)
     B::add_column_sums(cx.queue(), x.rows(), x.cols(),
                        kernel::norm_scale_entry<T, Centred>{x.data, kept.mean.data, kept.rstd.data, dy.data, x.cols()}, dscale);
   if (dshift) add_column_sums(cx, dy, dshift);
   B::for_rows(cx.queue(), x.rows(),
               kernel::norm_pullback<T, Centred>{x.data, scale.data, kept.mean.data, kept.rstd.data, dy.data, dx.data, x.cols()});
+  if (residual) add_to(cx, residual, dx);
   return dx;
 }
 

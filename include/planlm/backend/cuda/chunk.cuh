@@ -19,33 +19,75 @@ inline constexpr int chunk_bytes = 16;
 template <class T>
 inline constexpr int chunk_values = chunk_bytes / static_cast<int>(sizeof(T));
 
+/// What moves `Bytes` bytes at once.
+template <int Bytes>
+struct raw_access {
+  struct alignas(16) type {
+    uint4 part[(Bytes + 15) / 16];
+  };
+};
+template <>
+struct raw_access<16> {
+  using type = uint4;
+};
+template <>
+struct raw_access<8> {
+  using type = uint2;
+};
+template <>
+struct raw_access<4> {
+  using type = std::uint32_t;
+};
+template <>
+struct raw_access<2> {
+  using type = std::uint16_t;
+};
+
 /// N values of T as they lie in memory.
 template <class T, int N>
 struct alignas(sizeof(T) * N) chunk {
+  using raw = typename raw_access<static_cast<int>(sizeof(T)) * N>::type;
   T value[N];
+
   __device__ void unpack(accum_of<T> (&to)[N]) const {
-#pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = accum_of<T>(value[i]);
-  }
-  __device__ static chunk pack(const accum_of<T> (&from)[N]) {
-    chunk c;
     if constexpr (std::is_same_v<T, bfloat16> && N % 2 == 0) {
+      const auto words = __builtin_bit_cast(pairs, *this);
 #pragma unroll
-      for (int i = 0; i < N; i += 2) {  // one conversion for two values
-        std::uint32_t two;
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(from[i + 1]), "f"(from[i]));
-        c.value[i].bits = static_cast<std::uint16_t>(two);
-        c.value[i + 1].bits = static_cast<std::uint16_t>(two >> 16);
+      for (int i = 0; i < N / 2; ++i) {
+        to[2 * i] = __uint_as_float(words.word[i] << 16);
+        to[2 * i + 1] = __uint_as_float(words.word[i] & 0xFFFF0000u);
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < N; ++i) c.value[i] = T(from[i]);
+      for (int i = 0; i < N; ++i) to[i] = accum_of<T>(value[i]);
     }
-    return c;
+  }
+  __device__ static chunk pack(const accum_of<T> (&from)[N]) {
+    if constexpr (std::is_same_v<T, bfloat16> && N % 2 == 0) {
+      pairs words;
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i)  // one conversion for two values
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words.word[i]) : "f"(from[2 * i + 1]), "f"(from[2 * i]));
+      return __builtin_bit_cast(chunk, words);
+    } else {
+      chunk c;
+#pragma unroll
+      for (int i = 0; i < N; ++i) c.value[i] = T(from[i]);
+      return c;
+    }
   }
   /// The chunk at `from`, which is a multiple of its size.
-  __device__ static chunk load(const T* from) { return *reinterpret_cast<const chunk*>(from); }
-  __device__ void store(T* to) const { *reinterpret_cast<chunk*>(to) = *this; }
+  __device__ static chunk load(const T* from) { return __builtin_bit_cast(chunk, *reinterpret_cast<const raw*>(from)); }
+  /// Into device memory; by an intrinsic, because the compiler has been seen to split a plain store.
+  __device__ void store(T* to) const {
+    if constexpr (sizeof(raw) == 16 || sizeof(raw) == 8) __stwb(reinterpret_cast<raw*>(to), __builtin_bit_cast(raw, *this));
+    else *reinterpret_cast<raw*>(to) = __builtin_bit_cast(raw, *this);
+  }
+
+ private:
+  struct alignas(sizeof(T) * N) pairs {
+    std::uint32_t word[N / 2 > 0 ? N / 2 : 1];
+  };
 };
 
 /// Whether rows of `cols` values from p on can be read by chunks.
@@ -64,6 +106,25 @@ __device__ A lanes_sum(A own) {
 #pragma unroll
   for (int apart = Width / 2; apart > 0; apart /= 2) own += __shfl_xor_sync(0xFFFFFFFFu, own, apart);
   return own;
+}
+
+/// Sums over all threads of a block of any whole number of warps; `room` holds Sums values per warp. Two calls in a row need two rooms, or a
+/// meeting of the block between them.
+template <int Sums, class A>
+__device__ void block_sums(A (&own)[Sums], A* room) {
+#pragma unroll
+  for (int s = 0; s < Sums; ++s) own[s] = lanes_sum<32>(own[s]);
+  const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
+  if (warps == 1) return;
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int s = 0; s < Sums; ++s) room[warp * Sums + s] = own[s];
+  __syncthreads();
+#pragma unroll
+  for (int s = 0; s < Sums; ++s) own[s] = room[s];
+  for (int w = 1; w < warps; ++w)
+#pragma unroll
+    for (int s = 0; s < Sums; ++s) own[s] += room[w * Sums + s];
 }
 
 /// Sums over `Threads` neighbouring threads of a block, the same bits in all of them. More than a warp goes through `room`, of one value per

@@ -78,22 +78,30 @@ __global__ void matrix_column_parts(index_t rows, index_t cols, index_t part_row
     for (int i = 0; i < N; ++i) part[k * cols + c + i] = lane[0][i][lx];
 }
 
-/// y[c] += sum over k of part[k, c]: lanes y take every row_lanes-th part, then fold pairwise.
+inline constexpr int part_lanes = 32;
+
+/// y[c] += sum over k of part[k, c], part (parts, cols): lanes y take every part_lanes-th part, then fold pairwise. Columns from `split` on
+/// go to z[c - split]; either may be empty.
 template <class T, class A>
-__global__ void add_column_parts(index_t parts, index_t cols, index_t stride, const A* part, T* y_sum) {
-  __shared__ A lane[row_lanes][column_lanes];
+__global__ void __launch_bounds__(column_lanes * part_lanes)
+    add_column_parts(index_t parts, index_t cols, index_t split, const A* part, T* y_sum, T* z_sum) {
+  __shared__ A lane[part_lanes][column_lanes];
   const int x = static_cast<int>(threadIdx.x), y = static_cast<int>(threadIdx.y);
   const index_t c = index_t{blockIdx.x} * column_lanes + x;
+  T* to = c < split ? y_sum : z_sum;
+  const bool wanted = c < cols && to;
   A own{};
-  if (c < cols)
+  if (wanted)
 #pragma unroll 8
-    for (index_t k = y; k < parts; k += row_lanes) own += part[k * stride + c];
+    for (index_t k = y; k < parts; k += part_lanes) own += part[k * cols + c];
   lane[y][x] = own;
-  for (int width = row_lanes / 2; width > 0; width /= 2) {
+  for (int width = part_lanes / 2; width > 0; width /= 2) {
     __syncthreads();
     if (y < width) lane[y][x] += lane[y + width][x];
   }
-  if (y == 0 && c < cols) y_sum[c] = T(A(y_sum[c]) + lane[0][x]);
+  if (y != 0 || !wanted) return;
+  to += c < split ? c : c - split;
+  *to = T(A(*to) + lane[0][x]);
 }
 
 }  // namespace kernel
@@ -107,11 +115,11 @@ inline index_t column_part_rows(index_t rows, index_t column_blocks) {
   const index_t parts = std::clamp<index_t>(1024 / std::max<index_t>(column_blocks, 1), 1, 4096);
   return std::max<index_t>(pieces(pieces(rows, parts), kernel::row_lanes) * kernel::row_lanes, 64);
 }
-/// y[c] += sum over k of part[k * stride + c].
+/// y (split) and z (cols - split) += the sums of the columns of part (parts, cols).
 template <class T, class A>
-void add_column_parts(cuda_queue& q, index_t parts, index_t cols, index_t stride, const A* part, T* y) {
-  const dim3 grid(static_cast<unsigned>(pieces(cols, kernel::column_lanes))), block(kernel::column_lanes, kernel::row_lanes);
-  q.launch("add_column_sums", grid, block, 0, kernel::add_column_parts<T, A>, parts, cols, stride, part, y);
+void add_column_parts(cuda_queue& q, index_t parts, index_t cols, index_t split, const A* part, T* y, T* z) {
+  const dim3 grid(static_cast<unsigned>(pieces(cols, kernel::column_lanes))), block(kernel::column_lanes, kernel::part_lanes);
+  q.launch("add_column_sums", grid, block, 0, kernel::add_column_parts<T, A>, parts, cols, split, part, y, z);
 }
 
 /// y[c] += sum over r of f(r, c).
@@ -123,7 +131,7 @@ void add_column_sums(cuda_queue& q, index_t rows, index_t cols, const F& f, T* y
   auto* part = static_cast<A*>(q.scratch(static_cast<std::size_t>(parts * cols) * sizeof(A)));
   q.launch("add_column_sums", dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)),
            dim3(kernel::column_lanes, kernel::row_lanes), 0, kernel::column_parts<A, F>, rows, cols, part_rows, f, part);
-  add_column_parts<T, A>(q, parts, cols, cols, part, y);
+  add_column_parts<T, A>(q, parts, cols, cols, part, y, nullptr);
 }
 /// y (cols) += column sums of the matrix x (rows, cols) where it lies by chunks; false if it does not.
 template <class T>
@@ -136,7 +144,7 @@ bool add_matrix_column_sums(cuda_queue& q, index_t rows, index_t cols, const T* 
   auto* part = static_cast<A*>(q.scratch(static_cast<std::size_t>(parts * cols) * sizeof(A)));
   q.launch("add_column_sums", dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)),
            dim3(kernel::column_lanes, kernel::row_lanes), 0, kernel::matrix_column_parts<T>, rows, cols, part_rows, x, part);
-  add_column_parts<T, A>(q, parts, cols, cols, part, y);
+  add_column_parts<T, A>(q, parts, cols, cols, part, y, nullptr);
   return true;
 }
 

@@ -33,24 +33,27 @@ struct cross_entropy_call {
 /// Two blocks of a multiprocessor fit.
 inline constexpr std::size_t staged_bytes = 110 * 1024;
 
-/// Largest value so far and the sum of e^(v - largest).
+/// Largest value so far and the sum of e^(v - largest). Without branches, so that loads stay ahead of it.
 template <class A>
 struct running_softmax {
   A top = -INFINITY, total = 0;
-  template <int N>
-  __device__ void add(const A (&v)[N]) {
-    A most = v[0];
+  template <int Chunks, int N>
+  __device__ void add(const A (&v)[Chunks][N]) {
+    A most = top;
 #pragma unroll
-    for (int i = 1; i < N; ++i) most = v[i] > most ? v[i] : most;
-    if (most > top) {
-      total *= quick_exp(top - most);
-      top = most;
+    for (int d = 0; d < Chunks; ++d)
+#pragma unroll
+      for (int i = 0; i < N; ++i) most = v[d][i] > most ? v[d][i] : most;
+    const A base = most == -INFINITY ? A(0) : most;
+    total *= quick_exp(top - base);
+    top = most;
+#pragma unroll
+    for (int d = 0; d < Chunks; ++d) {
+      A sum = 0;
+#pragma unroll
+      for (int i = 0; i < N; ++i) sum += quick_exp(v[d][i] - base);
+      total += sum;
     }
-    const A base = top == -INFINITY ? A(0) : top;
-    A sum = 0;
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum += quick_exp(v[i] - base);
-    total += sum;
   }
 };
 
@@ -87,23 +90,23 @@ __global__ void __launch_bounds__(Threads) cross_entropy_rows(cuda_detail::cross
       piece p[deep];
 #pragma unroll
       for (int d = 0; d < deep; ++d) p[d] = piece::load(body + static_cast<index_t>(k + d * Team) * N);
+      A v[deep][N];
 #pragma unroll
       for (int d = 0; d < deep; ++d) {
-        A v[N];
-        p[d].unpack(v);
-        own.add(v);
+        p[d].unpack(v[d]);
         if constexpr (Staged) staged[k + d * Team] = p[d];
       }
+      own.add(v);
     }
     for (; k < chunks; k += Team) {
       const piece p = piece::load(body + static_cast<index_t>(k) * N);
-      A v[N];
-      p.unpack(v);
+      A v[1][N];
+      p.unpack(v[0]);
       own.add(v);
       if constexpr (Staged) staged[k] = p;
     }
     for (int i = lane; i < head + cols - tail; i += Team) {
-      const A v[1] = {A(row[i < head ? i : tail + i - head])};
+      const A v[1][1] = {{A(row[i < head ? i : tail + i - head])}};
       own.add(v);
     }
   }
@@ -119,7 +122,7 @@ __global__ void __launch_bounds__(Threads) cross_entropy_rows(cuda_detail::cross
   for (int k = lane; k < chunks; k += Team) {
     A v[N] = {};
     if (!ignored) {
-      if constexpr (Staged) staged[k].unpack(v);
+      if constexpr (Staged) piece::load(reinterpret_cast<const T*>(staged + k)).unpack(v);
       else piece::load(body + static_cast<index_t>(k) * N).unpack(v);
 #pragma unroll
       for (int i = 0; i < N; ++i) v[i] = factor * cuda_detail::quick_exp(v[i] - top);

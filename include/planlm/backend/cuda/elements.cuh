@@ -1,9 +1,9 @@
 /// for_each: one index per thread, or sixteen bytes of every stream per thread where the function says what it streams.
 ///
 /// A function of an index may have a type `stream` and `template <class V> void streams(V& v)` that names its pointers to `stream`: v.read(x),
-/// v.write(y), v.update(y) for arrays whose element i alone belongs to index i. Then a thread takes the neighbouring indices of a chunk: it loads the chunks of all that is
-/// read at once, points a copy of the function at them, calls it for each and stores the chunks of what was written. Bytes moved are those of
-/// the streams, each once.
+/// v.write(y), v.update(y) for arrays whose element i alone belongs to index i. Then a thread takes the neighbouring indices of a chunk: it
+/// loads the chunks of all that is read at once, points a copy of the function at them, calls it for each and stores the chunks of what was
+/// written. Bytes moved are those of the streams, each once.
 #pragma once
 #if !defined(__CUDACC__)
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"

@@ -14,55 +14,38 @@ namespace planlm {
 
 namespace kernel {
 
-inline constexpr int gather_threads = 256, gather_deep = 4;
+inline constexpr int gather_threads = 256;
 
-/// A thread makes gather_deep chunks of y, gather_threads apart, with all its loads under way at once.
+/// A thread makes one chunk of y: few registers, so that many threads have their loads under way.
 template <class T, int N, bool Add>
-__global__ void __launch_bounds__(gather_threads) gather_chunks(index_t rows, std::uint32_t row_chunks, const T* table, const int* id, const T* x,
-                                                                T* y) {
+__global__ void __launch_bounds__(gather_threads)
+    gather_chunks(index_t rows, std::uint32_t row_chunks, const T* table, const int* id, const T* x, T* y) {
   using A = accum_of<T>;
   using piece = cuda_detail::chunk<T, N>;
-  const index_t all = rows * row_chunks, first = index_t{blockIdx.x} * (gather_threads * gather_deep) + threadIdx.x;
-  // 64-bit division only for the block's first chunk; the rest is 32-bit.
-  const index_t block_first = index_t{blockIdx.x} * (gather_threads * gather_deep), block_row = block_first / row_chunks;
-  const auto block_column = static_cast<std::uint32_t>(block_first - block_row * row_chunks);
-  int from[gather_deep];
-  std::uint32_t column[gather_deep];
-  piece base[gather_deep], picked[gather_deep];
+  // 64-bit division for the block's first chunk alone, the same in all threads; the rest is 32-bit.
+  const index_t block_first = index_t{blockIdx.x} * gather_threads, block_row = block_first / row_chunks;
+  const auto at = static_cast<std::uint32_t>(block_first - block_row * row_chunks) + threadIdx.x;
+  const std::uint32_t down = at / row_chunks, column = at - down * row_chunks;
+  const index_t r = block_row + down, k = block_first + threadIdx.x;
+  if (r >= rows) return;
+  const int from = id[r];
+  piece base, picked;
+  if constexpr (Add) base = piece::load(x + k * N);
+  if (from >= 0) picked = piece::load(table + (index_t{from} * row_chunks + column) * N);
+  if constexpr (Add) {
+    A a[N], b[N];
+    base.unpack(a);
+    if (from >= 0) {
+      picked.unpack(b);
 #pragma unroll
-  for (int d = 0; d < gather_deep; ++d) {
-    from[d] = -1;
-    column[d] = 0;
-    const index_t k = first + d * gather_threads;
-    if (k < all) {
-      const std::uint32_t at = block_column + threadIdx.x + static_cast<std::uint32_t>(d * gather_threads), row = at / row_chunks;
-      column[d] = at - row * row_chunks;
-      from[d] = id[block_row + row];
-      if constexpr (Add) base[d] = piece::load(x + k * N);
+      for (int i = 0; i < N; ++i) a[i] += b[i];
     }
+    picked = piece::pack(a);
+  } else if (from < 0) {
+    const A zero[N] = {};
+    picked = piece::pack(zero);
   }
-#pragma unroll
-  for (int d = 0; d < gather_deep; ++d) {
-    if (from[d] >= 0) picked[d] = piece::load(table + (index_t{from[d]} * row_chunks + column[d]) * N);
-    else
-#pragma unroll
-      for (int i = 0; i < N; ++i) picked[d].value[i] = T(A(0));
-  }
-#pragma unroll
-  for (int d = 0; d < gather_deep; ++d) {
-    const index_t k = first + d * gather_threads;
-    if (k < all) {
-      if constexpr (Add) {
-        A a[N], b[N];
-        base[d].unpack(a);
-        picked[d].unpack(b);
-#pragma unroll
-        for (int i = 0; i < N; ++i) a[i] += b[i];
-        picked[d] = piece::pack(a);
-      }
-      picked[d].store(y + k * N);
-    }
-  }
+  picked.store(y + k * N);
 }
 
 }  // namespace kernel
@@ -75,7 +58,7 @@ void gather_rows(cuda_queue& q, index_t rows, index_t cols, const T* table, cons
   if (rows <= 0 || cols <= 0) return;
   const auto run = [&]<int N, bool Add>() {
     const index_t chunks = cols / N;
-    q.launch("gather_rows", dim3(static_cast<unsigned>(pieces(rows * chunks, kernel::gather_threads * kernel::gather_deep))),
+    q.launch("gather_rows", dim3(static_cast<unsigned>(pieces(rows * chunks, kernel::gather_threads))),
              dim3(kernel::gather_threads), 0, kernel::gather_chunks<T, N, Add>, rows, static_cast<std::uint32_t>(chunks), table, id, x, y);
   };
   constexpr int N = chunk_values<T>;

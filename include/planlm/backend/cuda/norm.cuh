@@ -1,15 +1,14 @@
 /// Layer norm and root-mean-square norm of rows, with the sum in front of them, and their pullback in one pass.
 ///
 /// Forward: a team of 32, 128 or 512 threads holds a row in registers, 32 values per thread. Bytes: x read once, y written once (with a sum in
-/// front: two reads, two writes). Pullback: a team walks over rows and keeps the column sums of dy and dy o h in registers, 32 columns per
-/// thread; blocks leave one row of partial sums each, added in block order. Bytes: x and dy read once, dx written once, two float rows per block.
-/// Rows beyond the widest team, or not on chunks and beyond 4096, are left to the plain composition.
+/// front: two reads, two writes). Pullback: a team walks over rows and keeps the column sums of dy and dy o h in registers; blocks leave one row
+/// of partial sums each, added in block order. Bytes: x and dy (and a residual) read once, dx written once, two float rows per block. A block per
+/// row group with one chunk per thread was measured at half the speed. Rows beyond the widest team are left to the plain composition.
 #pragma once
 #if !defined(__CUDACC__)
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
 #endif
 #include <algorithm>
-#include <type_traits>
 #include <planlm/backend/cuda/chunk.cuh>
 #include <planlm/backend/cuda/column_sums.cuh>
 #include <planlm/backend/cuda/queue.cuh>
@@ -38,25 +37,26 @@ struct norm_pullback_call {
   A* part;
   index_t rows, cols;
 };
-/// Values of a row that one thread holds.
+/// Most values of a row that one thread holds; rows that need no more take kernels with 24 or 16, whose registers leave room for more threads.
 inline constexpr int row_values = 32;
-/// Threads of a multiprocessor that the pullback has registers for.
-template <class T, int N>
-inline constexpr int pullback_threads = N == 8 ? 384 : std::is_same_v<accum_of<T>, float> && N == 4 ? 256 : 128;
-/// Blocks of a multiprocessor.
-template <class T, int N, int Threads>
-inline constexpr int pullback_blocks = std::max(1, pullback_threads<T, N> / Threads);
+/// Threads of a multiprocessor that the forward kernel has registers for.
+template <int N, int Values>
+inline constexpr int norm_threads = N == 1 ? 512 : N == 8 ? (Values <= 24 ? 1536 : 1280) : 768;
+/// Blocks of a multiprocessor that the pullback has registers for.
+template <int N, int Values, int Threads>
+inline constexpr int pullback_blocks =
+    std::max(1, (N == 8 ? (Values <= 16 ? 640 : Values <= 24 ? 512 : 384) : N == 1 || Values > 16 ? 256 : 512) / Threads);
 
 }  // namespace cuda_detail
 
 namespace kernel {
 
 /// y = (x - mean) rstd scale + shift.
-template <class T, int N, int Team, int Threads, bool Centred>
-__global__ void __launch_bounds__(Threads) norm_rows(cuda_detail::norm_call<T> f) {
+template <class T, int N, int Values, int Team, int Threads, bool Centred>
+__global__ void __launch_bounds__(Threads, cuda_detail::norm_threads<N, Values> / Threads) norm_rows(cuda_detail::norm_call<T> f) {
   using A = accum_of<T>;
   using piece = cuda_detail::chunk<T, N>;
-  constexpr int chunks = cuda_detail::row_values / N, teams = Threads / Team;
+  constexpr int chunks = Values / N, teams = Threads / Team;
   __shared__ A room[Threads / 32];
   const int lane = static_cast<int>(threadIdx.x) % Team, team = static_cast<int>(threadIdx.x) / Team;
   const index_t r = index_t{blockIdx.x} * teams + team;
@@ -130,11 +130,12 @@ __global__ void __launch_bounds__(Threads) norm_rows(cuda_detail::norm_call<T> f
 }
 
 /// With h = (x - mean) rstd and d = dy scale: dx = rstd (d - mean(d) - h mean(d h)), without the mean(d) term if not centred.
-template <class T, int N, int Team, int Threads, bool Centred>
-__global__ void __launch_bounds__(Threads, cuda_detail::pullback_blocks<T, N, Threads>) norm_rows_pullback(cuda_detail::norm_pullback_call<T> f) {
+template <class T, int N, int Values, int Team, int Threads, bool Centred>
+__global__ void __launch_bounds__(Threads, cuda_detail::pullback_blocks<N, Values, Threads>)
+    norm_rows_pullback(cuda_detail::norm_pullback_call<T> f) {
   using A = accum_of<T>;
   using piece = cuda_detail::chunk<T, N>;
-  constexpr int chunks = cuda_detail::row_values / N, teams = Threads / Team;
+  constexpr int chunks = Values / N, teams = Threads / Team;
   __shared__ A room[2 * (Threads / 32)];
   extern __shared__ unsigned char column_room[];  // (teams, cols) sums, where a block has several teams
   const int lane = static_cast<int>(threadIdx.x) % Team, team = static_cast<int>(threadIdx.x) / Team;
@@ -228,52 +229,61 @@ __global__ void __launch_bounds__(Threads, cuda_detail::pullback_blocks<T, N, Th
 
 namespace cuda_detail {
 
-/// Calls run<N, Team, Threads>(); false where no team holds the row. Double would need twice the registers: it is left out.
-template <class T, int Widest, class Run>
-bool with_norm_team(index_t cols, bool chunks, const Run& run) {
+/// False: not done, the shape is for the plain composition. So it is for double, which would need twice the registers.
+template <bool Centred, class T>
+bool norm(cuda_queue& q, const norm_call<T>& f) {
   if constexpr (sizeof(T) == 8) {
     return false;
   } else {
     constexpr int N = chunk_values<T>;
-    if (cols < 1 || cols > (chunks ? Widest : 128) * row_values) return false;
-    if (!chunks) run.template operator()<1, 128, 128>();
-    else if (cols <= 32 * row_values) run.template operator()<N, 32, 128>();
-    else if (cols <= 128 * row_values) run.template operator()<N, 128, 128>();
-    else run.template operator()<N, Widest, Widest>();
+    const bool chunks = by_chunks(f.cols, f.x, f.added, f.scale, f.shift, f.sum, f.y);
+    if (f.cols < 1 || f.cols > (chunks ? 512 : 128) * row_values) return false;
+    if (f.rows <= 0) return true;
+    const auto run = [&]<int Width, int Values, int Team, int Threads>() {
+      q.launch("norm", dim3(static_cast<unsigned>(pieces(f.rows, Threads / Team))), dim3(Threads), 0,
+               kernel::norm_rows<T, Width, Values, Team, Threads, Centred>, f);
+    };
+    if (!chunks) run.template operator()<1, 32, 128, 128>();
+    else if (f.cols <= 32 * 24) run.template operator()<N, 24, 32, 128>();
+    else if (f.cols <= 32 * 32) run.template operator()<N, 32, 32, 128>();
+    else if (f.cols <= 64 * 32) run.template operator()<N, 32, 64, 64>();
+    else if (f.cols <= 128 * 24) run.template operator()<N, 24, 128, 128>();
+    else if (f.cols <= 128 * 32) run.template operator()<N, 32, 128, 128>();
+    else run.template operator()<N, 32, 512, 512>();
     return true;
   }
-}
-
-/// False: not done, the shape is for the plain composition.
-template <bool Centred, class T>
-bool norm(cuda_queue& q, const norm_call<T>& f) {
-  if (f.rows <= 0) return true;
-  const bool chunks = by_chunks(f.cols, f.x, f.added, f.scale, f.shift, f.sum, f.y);
-  return with_norm_team<T, 512>(f.cols, chunks, [&]<int N, int Team, int Threads>() {
-    q.launch("norm", dim3(static_cast<unsigned>(pieces(f.rows, Threads / Team))), dim3(Threads), 0,
-             kernel::norm_rows<T, N, Team, Threads, Centred>, f);
-  });
 }
 /// Adds to dscale and dshift (cols) unless they are empty. False: not done.
 template <bool Centred, class T>
 bool norm_pullback(cuda_queue& q, norm_pullback_call<T> f, T* dscale, T* dshift) {
-  using A = accum_of<T>;
-  if (f.rows <= 0) return true;
-  const bool chunks = by_chunks(f.cols, f.x, f.scale, f.dy, f.residual, f.dx);
-  index_t blocks = 0;
-  const bool done = with_norm_team<T, 256>(f.cols, chunks, [&]<int N, int Team, int Threads>() {
-    constexpr int teams = Threads / Team;
-    blocks = std::min<index_t>(pieces(f.rows, teams), index_t{q.multiprocessors()} * pullback_blocks<T, N, Threads>);
-    f.part = nullptr;
-    if (dscale || dshift) f.part = static_cast<A*>(q.scratch(static_cast<std::size_t>(blocks * 2 * f.cols) * sizeof(A)));
-    const std::size_t room = teams > 1 ? static_cast<std::size_t>(teams * f.cols) * sizeof(A) : 0;
-    q.launch("norm_pullback", dim3(static_cast<unsigned>(blocks)), dim3(Threads), room,
-             kernel::norm_rows_pullback<T, N, Team, Threads, Centred>, f);
-  });
-  if (!done) return false;
-  if (dscale) add_column_parts<T, A>(q, blocks, f.cols, 2 * f.cols, f.part, dscale);
-  if (dshift) add_column_parts<T, A>(q, blocks, f.cols, 2 * f.cols, f.part + f.cols, dshift);
-  return true;
+  if constexpr (sizeof(T) == 8) {
+    return false;
+  } else {
+    using A = accum_of<T>;
+    constexpr int N = chunk_values<T>;
+    const bool chunks = by_chunks(f.cols, f.x, f.scale, f.dy, f.residual, f.dx);
+    if (f.cols < 1 || f.cols > (chunks ? 256 : 128) * row_values) return false;
+    if (f.rows <= 0) return true;
+    index_t blocks = 0;
+    const auto run = [&]<int Width, int Values, int Team, int Threads>() {
+      constexpr int teams = Threads / Team;
+      blocks = std::min<index_t>(pieces(f.rows, teams), index_t{q.multiprocessors()} * pullback_blocks<Width, Values, Threads>);
+      f.part = nullptr;
+      if (dscale || dshift) f.part = static_cast<A*>(q.scratch(static_cast<std::size_t>(blocks * 2 * f.cols) * sizeof(A)));
+      const std::size_t room = teams > 1 ? static_cast<std::size_t>(teams * f.cols) * sizeof(A) : 0;
+      q.launch("norm_pullback", dim3(static_cast<unsigned>(blocks)), dim3(Threads), room,
+               kernel::norm_rows_pullback<T, Width, Values, Team, Threads, Centred>, f);
+    };
+    if (!chunks) run.template operator()<1, 32, 128, 128>();
+    else if (f.cols <= 32 * 24) run.template operator()<N, 24, 32, 128>();
+    else if (f.cols <= 32 * 32) run.template operator()<N, 32, 32, 128>();
+    else if (f.cols <= 128 * 16) run.template operator()<N, 16, 128, 128>();
+    else if (f.cols <= 128 * 24) run.template operator()<N, 24, 128, 128>();
+    else if (f.cols <= 128 * 32) run.template operator()<N, 32, 128, 128>();
+    else run.template operator()<N, 32, 256, 256>();
+    if (f.part) add_column_parts<T, A>(q, blocks, 2 * f.cols, f.cols, f.part, dscale, dshift);
+    return true;
+  }
 }
 
 }  // namespace cuda_detail

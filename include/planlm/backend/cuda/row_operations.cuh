@@ -35,9 +35,10 @@ struct row_operations {
   }
   template <bool Centred>
   static bool norm_pullback(queue& q, matrix<const Real> x, vector<const Real> scale, vector<accum> mean, vector<accum> rstd,
-                            matrix<const Real> dy, matrix<Real> dx, vector<Real> dscale, vector<Real> dshift) {
-    return cuda_detail::norm_pullback<Centred>(q, norm_pullback_call<Real>{x.data, scale.data, dy.data, nullptr, mean.data, rstd.data, dx.data,
-                                                                           nullptr, x.rows(), x.cols()},
+                            matrix<const Real> dy, matrix<const Real> residual, matrix<Real> dx, vector<Real> dscale,
+                            vector<Real> dshift) {
+    return cuda_detail::norm_pullback<Centred>(q, norm_pullback_call<Real>{x.data, scale.data, dy.data, residual.data, mean.data, rstd.data,
+                                                                           dx.data, nullptr, x.rows(), x.cols()},
                                                dscale.data, dshift.data);
   }
 

@@ -160,29 +160,37 @@ __global__ void scatter_parts(index_t n, int keys, index_t row_chunks, const T* 
     }
   }
 }
-/// Runs that begin in a part and go on: their partial sums in the order of the parts, then into the table.
-template <class T, class A>
-__global__ void scatter_runs(index_t n, int keys, index_t cols, const int* key, const A* partial, T* table) {
+/// Runs that begin in a part and go on: their partial sums in the order of the parts, then into the table. A thread has N columns.
+template <class T, int N>
+__global__ void __launch_bounds__(256) scatter_runs(index_t n, int keys, index_t cols, const int* key, const accum_of<T>* partial, T* table) {
+  using A = accum_of<T>;
   const index_t next = (index_t{blockIdx.x} + 1) * part_rows;  // the first entry of the next part, which exists
   const int k = key[next - 1];
   if (k >= keys || key[next] != k) return;
   const index_t begin = next - part_rows;
   if (key[begin] == k && begin > 0 && key[begin - 1] == k) return;  // began earlier
-  // The last entry of the run, by bisection: low is in it, high is not.
-  index_t low = next, high = n;
-  while (high - low > 1) {
-    const index_t middle = low + (high - low) / 2;
-    if (key[middle] == k) low = middle;
-    else high = middle;
+  // Parts that begin with k: the list is sorted, so they follow one another. Each thread looks at one.
+  index_t parts = 0;
+  for (int found = static_cast<int>(blockDim.x); found == static_cast<int>(blockDim.x); parts += found) {
+    const index_t at = next + (parts + static_cast<int>(threadIdx.x)) * part_rows;
+    found = __syncthreads_count(at < n && key[at] == k);
   }
-  const index_t last = low / part_rows;
-  const index_t c = index_t{blockIdx.y} * blockDim.x + threadIdx.x;
+  const index_t c = (index_t{blockIdx.y} * blockDim.x + threadIdx.x) * N;
   if (c >= cols) return;
-  A own = partial[(index_t{blockIdx.x} * 2 + 1) * cols + c];
+  A own[N];
+  const A* from = partial + (index_t{blockIdx.x} * 2 + 1) * cols + c;
+#pragma unroll
+  for (int i = 0; i < N; ++i) own[i] = from[i];
+  from += cols;  // the next part's first row, two rows per part
 #pragma unroll 8
-  for (index_t p = index_t{blockIdx.x} + 1; p <= last; ++p) own += partial[p * 2 * cols + c];
+  for (index_t p = 0; p < parts; ++p) {
+    const auto piece = cuda_detail::chunk<A, N>::load(from + p * 2 * cols);
+#pragma unroll
+    for (int i = 0; i < N; ++i) own[i] += piece.value[i];
+  }
   T* to = table + index_t{k} * cols + c;
-  *to = T(A(*to) + own);
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = T(A(to[i]) + own[i]);
 }
 
 }  // namespace kernel
@@ -222,9 +230,13 @@ void scatter_add_rows(cuda_queue& q, index_t rows, index_t cols, index_t keys, c
   };
   if (by_chunks(cols, x, table)) run.template operator()<chunk_values<T>>();
   else run.template operator()<1>();
-  if (parts > 1)
-    q.launch("scatter_runs", dim3(static_cast<unsigned>(parts - 1), static_cast<unsigned>(pieces(cols, 256))), dim3(256), 0,
-             kernel::scatter_runs<T, A>, rows, static_cast<int>(keys), cols, key, partial, table);
+  const auto add_runs = [&]<int N>() {
+    const index_t threads = std::min<index_t>(pieces(cols / N, 32) * 32, 256);
+    q.launch("scatter_runs", dim3(static_cast<unsigned>(parts - 1), static_cast<unsigned>(pieces(cols / N, threads))),
+             dim3(static_cast<unsigned>(threads)), 0, kernel::scatter_runs<T, N>, rows, static_cast<int>(keys), cols, key, partial, table);
+  };
+  if (parts > 1 && cols % 4 == 0 && sizeof(A) == 4) add_runs.template operator()<4>();
+  else if (parts > 1) add_runs.template operator()<1>();
 }
 
 }  // namespace cuda_detail
