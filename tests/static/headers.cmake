@@ -1,8 +1,8 @@
 # Every header of one folder compiles alone and included twice, whatever macros a system header left behind.
 # In nvcc the headers of the folder share one translation unit, and those of backend/cpu and those that reach it, Eigen or
 # an optional library are left out: they are for the host compiler.
-# CUDA: the .cuh of the folder instead, each alone and twice, in nvcc's front ends.
-#   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=... [-DCUDA=ON]] -P headers.cmake
+# CUDA: the .cuh of the folder instead, each alone and twice, in nvcc's front ends; EVERY second or third of them from number FIRST.
+#   cmake -DFOLDER=core -DCOMPILER=... -DINCLUDES=... -DWORK=... [-DNVCC=ON -DHOST=... [-DCUDA=ON [-DEVERY=2 -DFIRST=0]]] -P headers.cmake
 include(${CMAKE_CURRENT_LIST_DIR}/compile.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/../../cmake/includes.cmake)
 
@@ -16,6 +16,17 @@ if(FOLDER STREQUAL ".")
   file(GLOB headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/*.${ending})
 else()
   file(GLOB_RECURSE headers RELATIVE ${PLANLM_INCLUDE}/planlm ${PLANLM_INCLUDE}/planlm/${FOLDER}/*.${ending})
+endif()
+
+if(EVERY)
+  set(all ${headers})
+  set(headers "")
+  list(LENGTH all count)
+  math(EXPR last "${count} - 1")
+  foreach(i RANGE ${FIRST} ${last} ${EVERY})
+    list(GET all ${i} header)
+    list(APPEND headers ${header})
+  endforeach()
 endif()
 
 # Names that system headers define as macros: <termios.h>, <sys/sysmacros.h> and Windows' <rpcndr.h>. Here they are errors.
