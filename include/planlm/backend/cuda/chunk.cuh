@@ -108,25 +108,6 @@ __device__ A lanes_sum(A own) {
   return own;
 }
 
-/// Sums over all threads of a block of any whole number of warps; `room` holds Sums values per warp. Two calls in a row need two rooms, or a
-/// meeting of the block between them.
-template <int Sums, class A>
-__device__ void block_sums(A (&own)[Sums], A* room) {
-#pragma unroll
-  for (int s = 0; s < Sums; ++s) own[s] = lanes_sum<32>(own[s]);
-  const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
-  if (warps == 1) return;
-  if (threadIdx.x % 32 == 0)
-#pragma unroll
-    for (int s = 0; s < Sums; ++s) room[warp * Sums + s] = own[s];
-  __syncthreads();
-#pragma unroll
-  for (int s = 0; s < Sums; ++s) own[s] = room[s];
-  for (int w = 1; w < warps; ++w)
-#pragma unroll
-    for (int s = 0; s < Sums; ++s) own[s] += room[w * Sums + s];
-}
-
 /// Sums over `Threads` neighbouring threads of a block, the same bits in all of them. More than a warp goes through `room`, of one value per
 /// warp and `Sums`; all threads of the block must take part then.
 template <int Threads, int Sums, class A>
