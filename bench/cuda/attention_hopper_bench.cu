@@ -8,10 +8,7 @@
 #include <string>
 #include <vector>
 #include <planlm/backend/cuda/attention_hopper.cuh>
-#if __has_include(<planlm/backend/cuda/attention_hopper_pullback.cuh>)
 #include <planlm/backend/cuda/attention_hopper_pullback.cuh>
-#define PLANLM_BENCH_PULLBACK
-#endif
 
 using namespace planlm;
 
@@ -63,6 +60,20 @@ const variant variants[] = {
     {"three groups, keys 128", 64, 1, cuda_detail::attention_hopper_as<64, 3, 128, true>},
 };
 
+using pullback_function = void (*)(cuda_queue&, attention_shape, const bfloat16*, const int*, const int*, index_t, const bfloat16*,
+                                   const float*, const bfloat16*, bfloat16*);
+struct pullback_variant {
+  const char* name;
+  int width, causal;
+  pullback_function f;
+};
+const pullback_variant pullback_variants[] = {
+    {"two passes", 128, 0, cuda_detail::attention_hopper_pullback_as<128, 128, false>},
+    {"two passes", 128, 1, cuda_detail::attention_hopper_pullback_as<128, 128, true>},
+    {"two passes", 64, 0, cuda_detail::attention_hopper_pullback_as<64, 128, false>},
+    {"two passes", 64, 1, cuda_detail::attention_hopper_pullback_as<64, 128, true>},
+};
+
 void run(const std::string& what, int width, int heads, bool causal, int length, int tokens) {
   cuda_queue q;
   const attention_shape shape{heads, heads, width, causal};
@@ -94,15 +105,13 @@ void run(const std::string& what, int width, int heads, bool causal, int length,
       tell(v.name, milliseconds(q, [&] { v.f(q, shape, qkv, at, offsets.data(), sequences, y, lse); }), operations);
     }
   }
-#ifdef PLANLM_BENCH_PULLBACK
   if (what == "pullback") {
     cuda_detail::attention_hopper(q, shape, qkv, at, offsets.data(), sequences, y, lse);
-    tell("as dispatched", milliseconds(q, [&] {
-           cuda_detail::attention_hopper_pullback(q, shape, qkv, at, offsets.data(), sequences, y, lse, dy, dqkv);
-         }),
-         operations * 2.5);
+    for (const auto& v : pullback_variants) {
+      if (v.width != width || v.causal != int(causal)) continue;
+      tell(v.name, milliseconds(q, [&] { v.f(q, shape, qkv, at, offsets.data(), sequences, y, lse, dy, dqkv); }), operations * 2.5);
+    }
   }
-#endif
   cudaFree(qkv), cudaFree(dqkv), cudaFree(y), cudaFree(dy), cudaFree(lse), cudaFree(at);
 }
 

@@ -8,10 +8,7 @@
 #include <string>
 #include <vector>
 #include <planlm/backend/cuda/attention_hopper.cuh>
-#if __has_include(<planlm/backend/cuda/attention_hopper_pullback.cuh>)
 #include <planlm/backend/cuda/attention_hopper_pullback.cuh>
-#define PLANLM_CHECK_PULLBACK
-#endif
 
 using namespace planlm;
 
@@ -53,6 +50,7 @@ struct problem {
   bool causal;
   std::vector<int> lengths;
   int sample;  // every sample-th query is compared (forward)
+  float spread = 1;  // of the queries
 };
 
 const std::vector<problem> problems = {
@@ -65,6 +63,12 @@ const std::vector<problem> problems = {
     {"ragged causal", 4, 2, 128, true, {1, 37, 300, 129, 128, 5, 211}, 1},
     {"ragged, width 64", 4, 1, 64, false, {3, 200, 64, 65, 320, 1, 1}, 1},
     {"ragged causal, width 64", 4, 1, 64, true, {3, 200, 64, 65, 320, 1, 1}, 1},
+    {"steep causal", 2, 1, 128, true, {700, 900}, 1, 8},
+    {"steep, width 64", 2, 1, 64, false, {700, 900}, 1, 8},
+    {"longer", 2, 1, 128, false, {1000, 777}, 1},
+    {"longer causal", 2, 1, 128, true, {1000, 777}, 1},
+    {"longer, width 64", 2, 2, 64, false, {1000, 777}, 1},
+    {"longer causal, width 64", 2, 2, 64, true, {1000, 777}, 1},
     {"long", 3, 3, 128, false, {2048, 1999}, 37},
     {"long causal", 3, 3, 128, true, {2048, 1999}, 37},
     {"long, width 64", 3, 3, 64, false, {2048, 1999}, 37},
@@ -80,7 +84,7 @@ struct inputs {
     for (const int n : p.lengths) offsets.push_back(offsets.back() + n);
     rows = offsets.back(), packed = (p.heads + 2 * p.kv_heads) * p.width, out = p.heads * p.width;
     qkv.resize(std::size_t(rows) * packed), dy.resize(std::size_t(rows) * out);
-    for (auto& x : qkv) x = draw();
+    for (std::size_t i = 0; i < qkv.size(); ++i) qkv[i] = draw() * (int(i % packed) < out ? p.spread : 1);
     for (auto& x : dy) x = draw();
   }
   attention_shape shape() const { return {p.heads, p.kv_heads, p.width, p.causal}; }
@@ -213,7 +217,20 @@ bool forward(const problem& p) {
   return good;
 }
 
-#ifdef PLANLM_CHECK_PULLBACK
+using pullback_function = void (*)(cuda_queue&, attention_shape, const bfloat16*, const int*, const int*, index_t, const bfloat16*,
+                                   const float*, const bfloat16*, bfloat16*);
+struct pullback_variant {
+  const char* name;
+  int width, causal;
+  pullback_function f;
+};
+const std::vector<pullback_variant> pullback_variants = {
+    {"two passes", 128, 0, cuda_detail::attention_hopper_pullback_as<128, 128, false>},
+    {"two passes", 128, 1, cuda_detail::attention_hopper_pullback_as<128, 128, true>},
+    {"two passes", 64, 0, cuda_detail::attention_hopper_pullback_as<64, 128, false>},
+    {"two passes", 64, 1, cuda_detail::attention_hopper_pullback_as<64, 128, true>},
+};
+
 bool pullback(const problem& p) {
   const inputs in(p);
   std::vector<double> want(in.qkv.size());
@@ -249,7 +266,10 @@ bool pullback(const problem& p) {
       }
     }
   });
-  try {
+  bool all_good = true;
+  for (const auto& v : pullback_variants) try {
+    if (v.width != p.width || v.causal != int(p.causal)) continue;
+    printf("  %s\n", v.name);
     cuda_queue q;
     const device_array<bfloat16> qkv(in.qkv), dev_y(y), dy(in.dy);
     const device_array<float> dev_lse(lse);
@@ -257,8 +277,7 @@ bool pullback(const problem& p) {
     std::vector<bfloat16> got[2];
     for (int run = 0; run < 2; ++run) {
       device_array<bfloat16> out(in.qkv.size() + guard);
-      cuda_detail::attention_hopper_pullback(q, in.shape(), qkv.data, offsets.data, in.offsets.data(), index_t(p.lengths.size()), dev_y.data,
-                                             dev_lse.data, dy.data, out.data);
+      v.f(q, in.shape(), qkv.data, offsets.data, in.offsets.data(), index_t(p.lengths.size()), dev_y.data, dev_lse.data, dy.data, out.data);
       cuda_detail::check(cudaStreamSynchronize(q.stream()), "cudaStreamSynchronize");
       got[run] = out.host();
     }
@@ -273,13 +292,39 @@ bool pullback(const problem& p) {
     good = part[2].tell("dv", 1e-2) && good;
     if (!same_bits(got[0], got[1])) printf("    two runs DIFFER\n"), good = false;
     if (!untouched(got[0], in.qkv.size())) printf("    WROTE past the end\n"), good = false;
-    return good;
+    all_good = all_good && good;
   } catch (const std::exception& e) {
     printf("    FAILED: %s\n", e.what());
     return false;
   }
+  return all_good;
 }
-#endif
+
+/// Every tile that exists is named once; of one sequence and head in order. On the host.
+bool orders() {
+  const std::vector<std::vector<int>> batches = {{1}, {129}, {2048, 2048, 2048}, {1, 37, 300, 129, 128, 5, 211}, {5000, 1, 1, 1, 1, 700}, {64, 0, 3}};
+  bool good = true;
+  for (const auto& lengths : batches)
+    for (const int rows : {128, 192})
+      for (const bool descending : {false, true}) {
+        std::vector<int> offsets{0};
+        for (const int n : lengths) offsets.push_back(offsets.back() + n);
+        const int heads = 3, sequences = int(lengths.size());
+        const auto order = attention_order::of(heads, offsets.data(), sequences, rows, 512, descending);
+        std::vector<std::vector<int>> seen(sequences * heads);
+        for (int item = 0; item < order.items(); ++item) {
+          const auto at = order.at(item, offsets.data());
+          if (at.tile * rows < lengths[at.sequence]) seen[at.sequence * heads + at.head].push_back(at.tile);
+        }
+        for (int pair = 0; pair < sequences * heads; ++pair) {
+          std::vector<int> want;
+          for (int t = 0; t * rows < lengths[pair / heads]; ++t) want.push_back(t);
+          if (descending) std::reverse(want.begin(), want.end());
+          if (seen[pair] != want) printf("order of %d rows: sequence %d WRONG\n", rows, pair / heads), good = false;
+        }
+      }
+  return good;
+}
 
 }  // namespace
 
@@ -290,29 +335,27 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < problems.size(); ++i) printf("%zu %s\n", i, problems[i].name);
     return 0;
   }
+  bool good = orders();
   int devices = 0, major = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    printf("attention_hopper_check: skipped, no GPU\n");
-    return 0;
+    printf("attention_hopper_check: the order is %s; the rest skipped, no GPU\n", good ? "right" : "WRONG");
+    return good ? 0 : 1;
   }
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
   if (major != 9) {
     printf("attention_hopper_check: skipped, the GPU is not of compute capability 9.0\n");
     return 0;
   }
-  bool good = true;
   for (std::size_t i = 0; i < problems.size(); ++i) {
     if (argc > 2 && std::atoi(argv[2]) != int(i)) continue;
     if (what != "pullback") {
       printf("forward, %s\n", problems[i].name);
       good = forward(problems[i]) && good;
     }
-#ifdef PLANLM_CHECK_PULLBACK
     if (what != "forward" && problems[i].sample == 1) {
       printf("pullback, %s\n", problems[i].name);
       good = pullback(problems[i]) && good;
     }
-#endif
   }
   printf("%s\n", good ? "all right" : "NOT all right");
   return good ? 0 : 1;

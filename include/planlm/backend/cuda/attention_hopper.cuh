@@ -16,12 +16,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <planlm/backend/attention_shape.hpp>
 #include <planlm/backend/cuda/attention_order.cuh>
 #include <planlm/backend/cuda/hopper.cuh>
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/config.hpp>
-#include <planlm/ops/attention.hpp>
 
 namespace planlm {
 
@@ -44,10 +44,12 @@ struct ring {
 /// s (64, N) = A (64, Width) B (N, Width)^T, both k-major in panels of `RowsA` and N rows.
 template <int N, int Width, int RowsA>
 __device__ __forceinline__ void hopper_scores(float (&s)[N / 2], std::uint64_t a, std::uint64_t b) {
+  hopper::wgmma_m64<N>::template begin<false, false>(s, a, b);
 #pragma unroll
-  for (int step = 0; step < Width / 16; ++step)
-    hopper::wgmma_m64<N>::template multiply<false, false>(s, a + (step / 4) * (RowsA * 8) + (step % 4) * hopper::k_step,
-                                                          b + (step / 4) * (N * 8) + (step % 4) * hopper::k_step, step != 0);
+  for (int step = 1; step < Width / 16; ++step)
+    hopper::wgmma_m64<N>::template multiply<false, false>(
+        s, hopper::further(a, (step / 4) * (RowsA * 8) + (step % 4) * hopper::k_step),
+        hopper::further(b, (step / 4) * (N * 8) + (step % 4) * hopper::k_step));
 }
 /// o (64, Width) += P (64, K) from registers times B (K, Width), its rows k.
 template <int K, int Width>
@@ -55,7 +57,7 @@ __device__ __forceinline__ void hopper_weighted(float (&o)[Width / 2], const std
 #pragma unroll
   for (int step = 0; step < K / 16; ++step)
     hopper::wgmma_m64<Width>::template multiply<true>(o, p[4 * step], p[4 * step + 1], p[4 * step + 2], p[4 * step + 3],
-                                                      b + step * hopper::mn_step, 1);
+                                                      hopper::further(b, step * hopper::mn_step), 1);
 }
 /// Sums as the register operand of the next product.
 template <int Count>
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
     }
   } else {
     registers_up_to<plan::consumer_registers>();
-    const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int group = uniform(threadIdx.x / 128) - 1, warp = uniform(threadIdx.x / 32) % 4, lane = threadIdx.x % 32;
     const int own_turn = 1 + group, next_turn = 1 + (group + 1) % Groups;
     if (group == Groups - 1) group_arrive(next_turn, 256);  // the first consumer begins
     const float scale2 = shape.scale * 1.4426950408889634f;
@@ -178,8 +180,11 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
 
       float s[KeyTile / 2], o[Width / 2];
       std::uint32_t p[KeyTile / 4];
-      float top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, shrink[2];
-      // s becomes exp(scale (s - the new maximum)); top, total and shrink follow.
+      // Exponents are taken from `base`, a maximum of the scaled scores that is at most `slack` behind: o is scaled anew only when it moves,
+      // for the whole warp. Weights are then at most 2^slack, whatever their size without changing their relative error.
+      constexpr float slack = 8;
+      float base[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, shrink[2] = {1, 1};
+      // s becomes 2^(scaled s - base). Whether base moved: o must be multiplied by shrink.
       const auto softmax = [&]<bool Masked>(int j) {
         if constexpr (Masked) {
 #pragma unroll
@@ -188,27 +193,40 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
             if (column >= length || (Causal && column > row + 8 * (i / 2 % 2))) s[i] = -INFINITY;
           }
         }
+        float high[2];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float high = top[h];
+          high[h] = fmaxf(s[2 * h], s[2 * h + 1]);
 #pragma unroll
-          for (int i = 0; i < KeyTile / 8; ++i) high = fmaxf(high, fmaxf(s[4 * i + 2 * h], s[4 * i + 2 * h + 1]));
-          high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
-          high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
-          const float base = Masked && high == -INFINITY ? 0.f : high * scale2;
-          shrink[h] = exp2_fast(top[h] * scale2 - base);
-          top[h] = high;
+          for (int i = 1; i < KeyTile / 8; ++i) high[h] = fmaxf(high[h], fmaxf(s[4 * i + 2 * h], s[4 * i + 2 * h + 1]));
+          high[h] = fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 1));
+          high[h] = scale2 * fmaxf(high[h], __shfl_xor_sync(~0u, high[h], 2));
+        }
+        const bool moved = __any_sync(~0u, high[0] > base[0] + slack || high[1] > base[1] + slack);
+        if (moved) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const float next = fmaxf(base[h], high[h]);
+            shrink[h] = next == -INFINITY ? 1.f : exp2_fast(base[h] - next);
+            base[h] = next;
+            total[h] *= shrink[h];
+          }
+        }
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float from = Masked && base[h] == -INFINITY ? 0.f : base[h];  // no key of this row yet
           float sum = 0;
 #pragma unroll
           for (int i = 0; i < KeyTile / 8; ++i)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
               float& x = s[4 * i + 2 * h + e];
-              x = exp2_fast(fmaf(x, scale2, -base));
+              x = exp2_fast(fmaf(x, scale2, -from));
               sum += x;
             }
-          total[h] = total[h] * shrink[h] + sum;
+          total[h] += sum;
         }
+        return moved;
       };
 #pragma unroll
       for (int i = 0; i < Width / 2; ++i) o[i] = 0;
@@ -216,7 +234,7 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
       const int count = key_tiles(tile, length);
       barrier_wait<Watched>(&k_full[k_at.stage], k_at.parity, "the first key tile");
       wgmma_fence();
-      hopper_scores<KeyTile, Width, plan::queries>(s, q, k + k_at.stage * (plan::key_bytes >> 4));
+      hopper_scores<KeyTile, Width, plan::queries>(s, q, further(k, k_at.stage * (plan::key_bytes >> 4)));
       wgmma_commit();
       wgmma_wait<0>();
       pin(s);
@@ -231,23 +249,25 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
         pin(o);
         pin(p);
         wgmma_fence();
-        hopper_scores<KeyTile, Width, plan::queries>(s, q, k + k_at.stage * (plan::key_bytes >> 4));
+        hopper_scores<KeyTile, Width, plan::queries>(s, q, further(k, k_at.stage * (plan::key_bytes >> 4)));
         wgmma_commit();
         barrier_wait<Watched>(&v_full[v_at.stage], v_at.parity, "a value tile");
-        hopper_weighted<KeyTile, Width>(o, p, v + v_at.stage * (plan::key_bytes >> 4));
+        hopper_weighted<KeyTile, Width>(o, p, further(v, v_at.stage * (plan::key_bytes >> 4)));
         wgmma_commit();
         group_arrive(next_turn, 256);
         wgmma_wait<1>();
         pin(s);
         release(&k_empty[k_at.stage]);
         k_at.next();
-        softmax.template operator()<Masked>(j);
+        const bool moved = softmax.template operator()<Masked>(j);
         wgmma_wait<0>();
         pin(o);
         release(&v_empty[v_at.stage]);
         v_at.next();
+        if (moved) {
 #pragma unroll
-        for (int i = 0; i < Width / 2; ++i) o[i] *= shrink[i / 2 % 2];
+          for (int i = 0; i < Width / 2; ++i) o[i] *= shrink[i / 2 % 2];
+        }
         hopper_pack(p, s);
       };
       int j = count - 2;
@@ -259,14 +279,14 @@ __global__ void __launch_bounds__(128 * (Groups + 1), 1)
       pin(o);
       pin(p);
       wgmma_fence();
-      hopper_weighted<KeyTile, Width>(o, p, v + v_at.stage * (plan::key_bytes >> 4));
+      hopper_weighted<KeyTile, Width>(o, p, further(v, v_at.stage * (plan::key_bytes >> 4)));
       wgmma_commit();
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         total[h] += __shfl_xor_sync(~0u, total[h], 1);
         total[h] += __shfl_xor_sync(~0u, total[h], 2);
         if (lane % 4 == 0 && row + 8 * h < length)
-          lse[index_t{begin + row + 8 * h} * shape.heads + head] = top[h] * shape.scale + logf(total[h]);
+          lse[index_t{begin + row + 8 * h} * shape.heads + head] = base[h] * 0.6931471805599453f + logf(total[h]);
       }
       wgmma_wait<0>();
       pin(o);

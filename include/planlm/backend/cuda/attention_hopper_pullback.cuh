@@ -5,8 +5,8 @@
 /// and goes over the queries that see them, 64 at a time, heads of a group one after another; the scores are taken transposed, S' = K Q',
 /// dP' = V dy', so that P' and dS' are in registers as the operand of dV += P' dy, dK += dS' Q. (3) dQ: a consumer holds 64 queries and goes
 /// over the keys: S = Q K', dP = dy V', dQ += dS K. No weight passes through shared memory and no partial sum through memory; the price is
-/// that S and dP are computed twice: 7 products where 5 are needed, 14 N_q N_k Width operations a head. Summing dQ in kernel (2) instead costs
-/// 4 N_k / 128 bytes of float traffic a dQ element, ordered among blocks.
+/// that S and dP are computed twice: 7 products where 5 are needed, 14 N_q N_k Width operations a head. Summing dQ in kernel (2)
+/// instead, in float memory and in a fixed order of blocks, was tried: 5 products, but 5 to 50 % slower for waiting, except at 16384 causal.
 #pragma once
 #if !defined(__CUDACC__)
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
@@ -15,12 +15,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <planlm/backend/attention_shape.hpp>
 #include <planlm/backend/cuda/attention_hopper.cuh>
 #include <planlm/backend/cuda/hopper.cuh>
 #include <planlm/backend/cuda/queue.cuh>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/config.hpp>
-#include <planlm/ops/attention.hpp>
 
 namespace planlm {
 
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(384, 1)
     }
   } else {
     registers_up_to<232>();
-    const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int group = uniform(threadIdx.x / 128) - 1, warp = uniform(threadIdx.x / 32) % 4, lane = threadIdx.x % 32;
     const float scale2 = shape.scale * 1.4426950408889634f;
     ring<plan::key_stages> kv_at;
     ring<plan::stages> at;
@@ -172,15 +172,15 @@ __global__ void __launch_bounds__(384, 1)
       int used = 0;
       for (int i = 0; i < steps; ++i) {
         barrier_wait<Watched>(&full[at.stage], at.parity, "queries");
-        const std::uint64_t to = at.stage * (plan::query_bytes >> 4);
+        const std::uint32_t to = at.stage * (plan::query_bytes >> 4);
         wgmma_fence();
-        hopper_scores<Q, Width, plan::keys>(s, k, q_rows + to);
+        hopper_scores<Q, Width, plan::keys>(s, k, further(q_rows, to));
         wgmma_commit();
         wgmma_wait<1>();  // the last step's products; this one's scores go on
         pin(dk), pin(dv);
         if (i > 0) release(&empty[used]);
         wgmma_fence();
-        hopper_scores<Q, Width, plan::keys>(dp, v, d_rows + to);
+        hopper_scores<Q, Width, plan::keys>(dp, v, further(d_rows, to));
         wgmma_commit();
         wgmma_wait<1>();
         pin(s);
@@ -214,8 +214,8 @@ __global__ void __launch_bounds__(384, 1)
         }
         pin(p), pin(ds), pin(dk), pin(dv);
         wgmma_fence();
-        hopper_weighted<Q, Width>(dv, p, d_columns + to);
-        hopper_weighted<Q, Width>(dk, ds, q_columns + to);
+        hopper_weighted<Q, Width>(dv, p, further(d_columns, to));
+        hopper_weighted<Q, Width>(dk, ds, further(q_columns, to));
         wgmma_commit();
         used = at.stage;
         at.next();
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(384, 1)
     }
   } else {
     registers_up_to<232>();
-    const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int group = uniform(threadIdx.x / 128) - 1, warp = uniform(threadIdx.x / 32) % 4, lane = threadIdx.x % 32;
     const float scale2 = shape.scale * 1.4426950408889634f;
     ring<plan::query_stages> q_at;
     ring<plan::stages> at;
@@ -338,15 +338,15 @@ __global__ void __launch_bounds__(384, 1)
       int used = 0;
       for (int j = count - 1; j >= 0; --j) {
         barrier_wait<Watched>(&full[at.stage], at.parity, "keys");
-        const std::uint64_t to = at.stage * (plan::key_bytes >> 4);
+        const std::uint32_t to = at.stage * (plan::key_bytes >> 4);
         wgmma_fence();
-        hopper_scores<KeyTile, Width, plan::queries>(s, q, k_rows + to);
+        hopper_scores<KeyTile, Width, plan::queries>(s, q, further(k_rows, to));
         wgmma_commit();
         wgmma_wait<1>();  // the last step's product; this one's scores go on
         pin(dq);
         if (j < count - 1) release(&empty[used]);
         wgmma_fence();
-        hopper_scores<KeyTile, Width, plan::queries>(dp, d, v_rows + to);
+        hopper_scores<KeyTile, Width, plan::queries>(dp, d, further(v_rows, to));
         wgmma_commit();
         wgmma_wait<1>();
         pin(s);
@@ -366,7 +366,7 @@ __global__ void __launch_bounds__(384, 1)
           ds[i / 2] = pack(s[i] * (dp[i] - own_delta[i / 2 % 2]), s[i + 1] * (dp[i + 1] - own_delta[i / 2 % 2]));
         pin(ds), pin(dq);
         wgmma_fence();
-        hopper_weighted<KeyTile, Width>(dq, ds, k_columns + to);
+        hopper_weighted<KeyTile, Width>(dq, ds, further(k_columns, to));
         wgmma_commit();
         used = at.stage;
         at.next();

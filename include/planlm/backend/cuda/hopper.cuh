@@ -34,9 +34,13 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* p) { return 
 PLANLM_HD constexpr std::uint32_t swizzled(std::uint32_t row, std::uint32_t unit) { return row * 128 + ((unit ^ (row & 7)) << 4); }
 
 // Operand descriptors: address / 16 in bits 0-13, leading offset / 16 in 16-29, stride offset / 16 in 32-45, 128-byte swizzle = 1 in 62-63.
-inline constexpr std::uint64_t k_step = 32 >> 4, mn_step = 2048 >> 4, eight_rows = 1024 >> 4;
+inline constexpr std::uint32_t k_step = 32 >> 4, mn_step = 2048 >> 4, eight_rows = 1024 >> 4;
 __device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address, std::uint32_t leading, std::uint32_t stride) {
   return (std::uint64_t{1} << 62) | (std::uint64_t{stride >> 4} << 32) | (std::uint64_t{leading >> 4} << 16) | ((address & 0x3FFFFu) >> 4);
+}
+/// The descriptor of an operand `units` of 16 bytes further on: the address never carries into the fields above, so neither does the addition.
+__device__ __forceinline__ std::uint64_t further(std::uint64_t d, std::uint32_t units) {
+  return (d & 0xFFFFFFFF00000000u) | (static_cast<std::uint32_t>(d) + units);
 }
 /// Stride: from eight rows to the next eight. The leading offset is not read.
 __device__ __forceinline__ std::uint64_t k_major(std::uint32_t address) { return descriptor(address, 16, 1024); }
@@ -112,21 +116,7 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, const void* t
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 __device__ __forceinline__ void store_wait() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-template <int Pending = 0>
-__device__ __forceinline__ void store_done() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(Pending) : "memory");
-}
-/// Contiguous bytes, a multiple of 16, from shared to device memory, and the same added as floats: one store each.
-__device__ __forceinline__ void write_bytes(void* to, const void* from, int bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to),
-               "r"(shared_address(from)), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void add_floats(float* to, const void* from, int bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\ncp.async.bulk.commit_group;" ::"l"(to),
-               "r"(shared_address(from)), "r"(bytes)
-               : "memory");
-}
+__device__ __forceinline__ void store_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -147,6 +137,9 @@ __device__ __forceinline__ void registers_up_to() {
 /// Hardware barriers 1 to 15 (0 is __syncthreads) among `threads` threads: meet, or arrive without waiting.
 __device__ __forceinline__ void group_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 __device__ __forceinline__ void group_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
+/// What the warp's first lane has: the compiler then keeps values made from it in the registers that a warp has once.
+__device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 
 /// Two floats as bfloat16, the first in the lower half.
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {

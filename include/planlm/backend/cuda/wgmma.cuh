@@ -15,7 +15,7 @@
 
 namespace planlm::hopper {
 
-/// wgmma_m64<N>::multiply: d (64, N) = A (64, 16) B (16, N), plus d where `add`.
+/// wgmma_m64<N>::multiply: d (64, N) = A (64, 16) B (16, N), plus d where `add`. begin: without d, whose registers are free until then.
 template <int N>
 struct wgmma_m64;
 
@@ -58,10 +58,14 @@ __device__ __forceinline__ void pin(std::uint32_t (&a)[Count]) {
 #define PLANLM_L120 PLANLM_L112 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define PLANLM_L128 PLANLM_L120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define PLANLM_R4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define PLANLM_W4(i) "=f"(d[i]), "=f"(d[i + 1]), "=f"(d[i + 2]), "=f"(d[i + 3])
+#define PLANLM_W8(i) PLANLM_W4(i), PLANLM_W4(i + 4)
+#define PLANLM_W16(i) PLANLM_W8(i), PLANLM_W8(i + 8)
+#define PLANLM_W32(i) PLANLM_W16(i), PLANLM_W16(i + 16)
 #define PLANLM_R8(i) PLANLM_R4(i), PLANLM_R4(i + 4)
 #define PLANLM_R16(i) PLANLM_R8(i), PLANLM_R8(i + 8)
 #define PLANLM_R32(i) PLANLM_R16(i), PLANLM_R16(i + 16)
-#define PLANLM_WGMMA(N, SUMS, LIST, A0, A1, A2, A3, A4, A5, A6)                                                                      \
+#define PLANLM_WGMMA(N, SUMS, NEW, LIST, A0, A1, A2, A3, A4, A5, A6)                                                                      \
   template <>                                                                                                                         \
   struct wgmma_m64<N> {                                                                                                               \
     template <bool TransposedA = false, bool TransposedB = false>                                                                     \
@@ -70,6 +74,13 @@ __device__ __forceinline__ void pin(std::uint32_t (&a)[Count]) {
                    "}, " A0 ", " A1 ", p, 1, 1, " A3 ", " A4 ";\n}\n"                                                                 \
                    : SUMS                                                                                                             \
                    : "l"(a), "l"(b), "r"(add), "n"(TransposedA ? 1 : 0), "n"(TransposedB ? 1 : 0));                                   \
+    }                                                                                                                                 \
+    template <bool TransposedA = false, bool TransposedB = false>                                                                     \
+    __device__ __forceinline__ static void begin(float (&d)[N / 2], std::uint64_t a, std::uint64_t b) {                               \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" LIST         \
+                   "}, " A0 ", " A1 ", p, 1, 1, " A2 ", " A3 ";\n}\n"                                                                 \
+                   : NEW                                                                                                              \
+                   : "l"(a), "l"(b), "n"(TransposedA ? 1 : 0), "n"(TransposedB ? 1 : 0));                                             \
     }                                                                                                                                 \
     template <bool TransposedB = false>                                                                                               \
     __device__ __forceinline__ static void multiply(float (&d)[N / 2], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,          \
@@ -81,29 +92,45 @@ __device__ __forceinline__ void pin(std::uint32_t (&a)[Count]) {
     }                                                                                                                                 \
   };
 #define PLANLM_SUMS PLANLM_R16(0)
-PLANLM_WGMMA(32, PLANLM_SUMS, PLANLM_L16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
+#define PLANLM_NEW PLANLM_W16(0)
+PLANLM_WGMMA(32, PLANLM_SUMS, PLANLM_NEW, PLANLM_L16, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0)
-PLANLM_WGMMA(64, PLANLM_SUMS, PLANLM_L32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
+#define PLANLM_NEW PLANLM_W32(0)
+PLANLM_WGMMA(64, PLANLM_SUMS, PLANLM_NEW, PLANLM_L32, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R16(32)
-PLANLM_WGMMA(96, PLANLM_SUMS, PLANLM_L48, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W16(32)
+PLANLM_WGMMA(96, PLANLM_SUMS, PLANLM_NEW, PLANLM_L48, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R32(32)
-PLANLM_WGMMA(128, PLANLM_SUMS, PLANLM_L64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W32(32)
+PLANLM_WGMMA(128, PLANLM_SUMS, PLANLM_NEW, PLANLM_L64, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R32(32), PLANLM_R16(64)
-PLANLM_WGMMA(160, PLANLM_SUMS, PLANLM_L80, "%80", "%81", "%82", "%83", "%84", "%85", "%86")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W32(32), PLANLM_W16(64)
+PLANLM_WGMMA(160, PLANLM_SUMS, PLANLM_NEW, PLANLM_L80, "%80", "%81", "%82", "%83", "%84", "%85", "%86")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R32(32), PLANLM_R16(64), PLANLM_R8(80)
-PLANLM_WGMMA(176, PLANLM_SUMS, PLANLM_L88, "%88", "%89", "%90", "%91", "%92", "%93", "%94")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W32(32), PLANLM_W16(64), PLANLM_W8(80)
+PLANLM_WGMMA(176, PLANLM_SUMS, PLANLM_NEW, PLANLM_L88, "%88", "%89", "%90", "%91", "%92", "%93", "%94")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R32(32), PLANLM_R32(64)
-PLANLM_WGMMA(192, PLANLM_SUMS, PLANLM_L96, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W32(32), PLANLM_W32(64)
+PLANLM_WGMMA(192, PLANLM_SUMS, PLANLM_NEW, PLANLM_L96, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #define PLANLM_SUMS PLANLM_R32(0), PLANLM_R32(32), PLANLM_R32(64), PLANLM_R32(96)
-PLANLM_WGMMA(256, PLANLM_SUMS, PLANLM_L128, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
+#define PLANLM_NEW PLANLM_W32(0), PLANLM_W32(32), PLANLM_W32(64), PLANLM_W32(96)
+PLANLM_WGMMA(256, PLANLM_SUMS, PLANLM_NEW, PLANLM_L128, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
 #undef PLANLM_SUMS
+#undef PLANLM_NEW
 #undef PLANLM_L8
 #undef PLANLM_L16
 #undef PLANLM_L24
@@ -124,6 +151,10 @@ PLANLM_WGMMA(256, PLANLM_SUMS, PLANLM_L128, "%128", "%129", "%130", "%131", "%13
 #undef PLANLM_R8
 #undef PLANLM_R16
 #undef PLANLM_R32
+#undef PLANLM_W4
+#undef PLANLM_W8
+#undef PLANLM_W16
+#undef PLANLM_W32
 #undef PLANLM_WGMMA
 
 }  // namespace planlm::hopper
