@@ -42,7 +42,10 @@ class device_array {
   device_array& operator=(const device_array&) = delete;
   ~device_array() { cudaFree(data_); }
   T* get() const { return static_cast<T*>(data_); }
-  void poison() { check(cudaMemset(data_, 0xFF, bytes()), "cudaMemset"); }
+  void poison() {
+    check(cudaMemset(data_, 0xFF, bytes()), "cudaMemset");
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // the queue's stream does not wait for the default stream
+  }
   std::vector<T> read() const {
     std::vector<T> v(count_);
     check(cudaMemcpy(v.data(), data_, bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");

@@ -171,7 +171,8 @@ void check_attention(const attention_case& c) {
     const double d = distance(part(ours), part(expected));
     if (!(d <= worst)) worst = d, worst_row = r;
   }
-  const double most = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : 2e-3;
+  // A bf16 row of few values can be off by the rounding of the largest alone: up to 2^-8.
+  const double most = std::is_same_v<T, double> ? 1e-12 : std::is_same_v<T, float> ? 1e-5 : shape.query_width() < 64 ? 4e-3 : 2e-3;
   char how[120];
   std::snprintf(how, sizeof how, "worst row, %d with %d keys, off by %.3g, at most %.3g", int(worst_row),
                 position[std::size_t(worst_row)] + 1, worst, most);

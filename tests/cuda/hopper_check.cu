@@ -176,13 +176,13 @@ const check_case cases[] = {
 int main(int argc, char** argv) {
   int devices = 0, major = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    printf("hopper_check: skipped, no GPU\n");
-    return 0;
+    printf("SKIPPED: there is no GPU\n");
+    return 77;
   }
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
   if (major != 9) {
-    printf("hopper_check: skipped, the GPU is not of compute capability 9.0\n");
-    return 0;
+    printf("SKIPPED: the GPU is not of compute capability 9.0\n");
+    return 77;
   }
   setvbuf(stdout, nullptr, _IOLBF, 0);
   bool good = true;

@@ -230,6 +230,8 @@ bool logit_gradient_agrees(sizes s, double spread) {
       dev_w(s.rows * s.labels);
   device_array<float> dots(s.rows);
   dev_z.set(z), dev_table.set(table), dev_de.set(de), dev_w.poison(), dots.poison();
+  // The queue's stream does not wait for the default stream's poison: without this it could arrive after the results.
+  cuda_detail::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   cuda_detail::mixing::mixing_weights(q, cuda_detail::mixing::logits_of(rule), dev_z.data(), dev_w.data(), s.rows, s.labels);
   B::gemm(q, 1, {dev_w.data(), s.rows, s.labels, s.labels, 1}, {dev_table.data(), s.labels, s.width, s.width, 1},
           {dev_e.data(), s.rows, s.width, s.width, 1}, into::replace);
