@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(Threads) cross_entropy_rows(cuda_detail::cross
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] -= at == i ? w : A(0);
     }
-    piece::pack(v).store(body + static_cast<index_t>(k) * N);
+    piece::pack(v).store_whole(body + static_cast<index_t>(k) * N);
   }
   for (int i = lane; i < head + cols - tail; i += Team) {
     const int c = i < head ? i : tail + i - head;
