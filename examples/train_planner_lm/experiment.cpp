@@ -100,7 +100,7 @@ void experiment::prepare(const work& w) {
 variant_result experiment::train_and_test(const std::string& name, const work& w) {
   const variant_plan plan = plan_of(name);
   const auto unadapted = [&] { return evaluate_unadapted(); };
-  variant_result result{name, seed_, {}, before_.accuracy(), before_.cross_entropy(), before_.entropy(), 0, 0, {}};
+  variant_result result{name, seed_, {}, before_.accuracy(), before_.cross_entropy(), before_.entropy(), 0, 0, {}, options_.device, options_.precision};
   if (name == "none") {
     const auto begin = std::chrono::steady_clock::now();
     result.documents = unadapted();

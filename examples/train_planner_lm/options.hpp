@@ -12,7 +12,8 @@ inline const std::vector<std::string> all_variants{"none",          "fixed",    
                                                    "straight-through", "gumbel",    "mixture-joint-delayed", "mixture-joint",
                                                    "oracle-oracle"};
 
-/// A flag that changes the numbers is also listed in results.cpp, where a run is told from another.
+/// A flag that changes the numbers is also listed in results.cpp, where a run is told from another; but --device and --precision, which a
+/// variant's result names instead, because a run may go on elsewhere.
 struct options {
   std::filesystem::path text, test_text, out;
   std::string format = "automatic", splitter = "icu", score = "test", device = "cpu", precision = "float32";

@@ -30,6 +30,7 @@ variant_result result_from(const json& j) {
                    j.at("planner").at("cross_entropy"), j.at("planner").at("entropy"), j.at("tokens_per_second"), j.at("seconds"), {}};
   if (j.contains("checks"))
     for (const auto& [name, check] : j.at("checks").items()) r.checks[name] = losses_from(check.at("documents"));
+  r.device = j.value("device", r.device), r.precision = j.value("precision", r.precision);
   return r;
 }
 
@@ -62,7 +63,8 @@ json to_json(const variant_result& r) {
   json j{{"name", r.name}, {"seed", r.seed}, {"test_nll", r.nll()}, {"test_ppl", std::exp(r.nll())},
                            {"documents", to_json(r.documents)},
                            {"planner", {{"accuracy", r.accuracy}, {"cross_entropy", r.cross_entropy}, {"entropy", r.entropy}}},
-                           {"tokens_per_second", r.tokens_per_second}, {"seconds", r.seconds}};
+                           {"tokens_per_second", r.tokens_per_second}, {"seconds", r.seconds},
+                           {"device", r.device}, {"precision", r.precision}};
   for (const auto& [name, documents] : r.checks)
     j["checks"][name] = {{"test_nll", nats_per_token(documents)}, {"documents", to_json(documents)}};
   return j;
@@ -71,7 +73,7 @@ json to_json(const work& w) {
   return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
 }
 
-/// What decides the numbers: two runs with equal config, text and steps compute the same.
+/// What decides the numbers: two runs with equal config, text and steps compute the same on one device and precision.
 json config_of(const options& o) {
   return {{"format", o.format}, {"splitter", o.splitter}, {"score", o.score}, {"layers", o.layers}, {"width", o.width}, {"heads", o.heads},
           {"length", o.length}, {"vocabulary", o.vocabulary}, {"first_adapted", o.first_adapted}, {"labels", o.labels},
@@ -132,7 +134,7 @@ void write_results(const run_folder& folder, const run_description& run, const w
                    const std::vector<variant_result>& results) {
   json config = identity_of(run), list = json::array();
   config["steps"] = to_json(w);
-  // Not part of the identity: a run may go on elsewhere, from the same files.
+  // Not part of the identity: a run may go on elsewhere, from the same files. These are of the last command; each variant has its own.
   config["threads"] = run.flags.threads;
   config["device"] = run.flags.device;
   config["precision"] = run.flags.precision;

@@ -24,6 +24,7 @@ struct variant_result {
   double accuracy = 0, cross_entropy = 0, entropy = 0;  // of the planner after the variant's training
   double tokens_per_second = 0, seconds = 0;
   std::map<std::string, std::vector<document_loss>> checks;  // other ways to test the same training: mixture -> argmax
+  std::string device = "cpu", precision = "float32";         // where it was trained: a run may go on elsewhere
 
   double nll() const { return nats_per_token(documents); }
 };

@@ -95,6 +95,7 @@ class kv_cache {
   decoding_rows<B> standing(context<B>& cx, std::span<const int> slots) {
     decoding_rows<B> rows = step(cx, slots);
     for (const int s : slots) --lengths_[static_cast<std::size_t>(s)];
+    rows.host_slot = rows.host_position = nullptr;  // they would not move with the rows
     rows.longest = capacity_;
     rows.from_start = false;
     return rows;
@@ -188,6 +189,9 @@ tensor<B> decode_attention_plain(context<B>& cx, attention_shape shape, const_te
                                  kv_layer<B> cache) {
   using T = typename B::real;
   using A = typename B::accum;
+  if (!rows.host_position)
+    throw error("decode_attention: standing rows need a backend kernel for heads " + std::to_string(shape.width) +
+                " wide; take kv_cache::step for every token instead");
   const index_t d = shape.width, group = shape.heads / shape.kv_heads, ld = shape.kv_width(), capacity = cache.keys.extent(1);
   auto y = cx.make(packed.rows(), shape.query_width());
   for (index_t r = 0; r < rows.count(); ++r)

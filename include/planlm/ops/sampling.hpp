@@ -28,11 +28,11 @@ struct sampling_rule {
   bool greedy = false;                            // the most probable token, the lowest of several; nothing is drawn
 };
 
-/// Errors: planlm::error for a temperature not above 0, top_k below 1, top_p outside (0, 1].
+/// Errors: planlm::error for a temperature outside [1e-6, 1e6], top_k below 1, top_p outside (0, 1].
 inline void check_rule(const sampling_rule& rule) {
-  if (!(rule.temperature > 0) || std::isinf(rule.temperature))
+  if (!(rule.temperature >= 1e-6 && rule.temperature <= 1e6))
     throw error("sampling: the temperature is " + std::to_string(rule.temperature) +
-                ", expected a number above 0; for the most probable token set greedy");
+                ", expected a number above 0, from 1e-6 to 1e6; for the most probable token set greedy");
   if (rule.top_k < 1) throw error("sampling: top_k is " + std::to_string(rule.top_k) + ", expected at least 1; leave it out for all tokens");
   if (!(rule.top_p > 0 && rule.top_p <= 1)) throw error("sampling: top_p is " + std::to_string(rule.top_p) + ", expected in (0, 1]");
 }

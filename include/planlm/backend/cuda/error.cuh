@@ -76,7 +76,7 @@ inline void* allocate(std::size_t bytes, const char* owner = "workspace", locati
     check(cudaMemGetInfo(&left, &whole), "cudaMemGetInfo", at);
     throw memory_error(placed("cuda: " + std::to_string(bytes) + " bytes for " + owner + " could not be had: " + std::to_string(left) +
                                   " of the device's " + std::to_string(whole) + " are free; this process holds " + memory_book::get().text() +
-                                  "; use a smaller batch or keep_inputs",
+                                  "; try a smaller batch, shorter sequences, or keep_inputs",
                               at));
   }
   check(status, "cudaMalloc", at);

@@ -50,7 +50,9 @@ class cuda_queue {
     cudaStream_t stream{};
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     stream_.reset(stream);
-    hopper_ = major == 9 && has_hopper_code();
+    // Launched on every device: a program without code for this one fails here, not in its first layer.
+    const bool hopper_code = has_hopper_code();
+    hopper_ = major == 9 && hopper_code;
   }
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return multiprocessors_; }
