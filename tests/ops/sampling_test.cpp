@@ -285,10 +285,12 @@ TEST_CASE("a rule that is none is told in one line") {
   const numbers z(4);
   const auto with = [&](const sampling_rule& rule) { draw(z, std::vector<sampling_rule>{rule}); };
   CHECK_THROWS_WITH(with({.temperature = 0}),
-                    "sampling: the temperature is 0.000000, expected a number above 0; for the most probable token set greedy");
+                    "sampling: the temperature is 0.000000, expected a number above 0, from 1e-6 to 1e6; for the most probable token set greedy");
   CHECK_THROWS_AS(with({.temperature = -1}), error);
   CHECK_THROWS_AS(with({.temperature = NAN}), error);
   CHECK_THROWS_AS(with({.temperature = INFINITY}), error);
+  CHECK_THROWS_AS(with({.temperature = 1e-40}), error);  // its reciprocal is no float
+  CHECK_NOTHROW(with({.temperature = 1e-6}));
   CHECK_THROWS_WITH(with({.top_k = 0}), "sampling: top_k is 0, expected at least 1; leave it out for all tokens");
   CHECK_THROWS_WITH(with({.top_p = 0}), "sampling: top_p is 0.000000, expected in (0, 1]");
   CHECK_THROWS_AS(with({.top_p = 1.01}), error);
