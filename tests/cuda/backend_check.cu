@@ -122,6 +122,13 @@ void errors() {
   cuda_graph waits;
   const std::string waiting = message_of<error>([&] { waits.record(q, [&] { B::synchronize(q); }); });
   expect(contains(waiting, {"cudaStreamSynchronize"}), "a step that waits cannot be recorded, and the error names the call");
+  const buffer<B> d(cx, 6);
+  ops::fill<B>(cx, d.values(), 1.0f);
+  const operand<const float> none_left{nullptr, 2, 0, 0, 1}, none_right{nullptr, 0, 3, 3, 1};
+  B::gemm(cx.queue(), 1, none_left, none_right, {d.values().data, 2, 3, 3, 1}, into::add);
+  const bool kept = cx.read(d.values()) == std::vector<float>(6, 1.0f);
+  B::gemm(cx.queue(), 1, none_left, none_right, {d.values().data, 2, 3, 3, 1}, into::replace);
+  expect(kept && cx.read(d.values()) == std::vector<float>(6, 0.0f), "sums without a term, as of a batch without rows, are zero");
   cuda_queue after;
   B::synchronize(after);
   expect(true, "the device works on after a recording failed");

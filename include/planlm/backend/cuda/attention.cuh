@@ -5,7 +5,8 @@
 ///   bf16, heads 64 or 128 wide, on sm_90a                                                           attention_hopper.cuh
 ///   other bf16                                                                                      attention_mma.cuh
 ///
-/// Sequences are packed by offsets; a call uploads nothing and its launches depend on the number of rows and sequences alone.
+/// Sequences are packed by offsets; a call uploads nothing; its launches depend on the sequences' lengths, which a recorded step
+/// therefore holds.
 #pragma once
 #if !defined(__CUDACC__)
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
@@ -65,7 +66,7 @@ void attention(cuda_queue& q, attention_shape shape, const T* qkv, const int* of
   if (a.n == 0) return;
   a.y = y;
   a.lse = lse;
-  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(shape, longest))
+  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(q, shape, longest))
     return attention_short(q, a, longest);
   if constexpr (std::same_as<T, bfloat16>)
     if (attention_mma_takes(shape, qkv, y)) {
@@ -101,7 +102,7 @@ void attention_pullback(cuda_queue& q, attention_shape shape, const T* qkv, cons
   if (a.n == 0) return;
   a.dy = dy;
   a.dqkv = dqkv;
-  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(shape, longest))
+  if (const index_t longest = longest_of(host_offsets, sequences); attention_short_takes<T>(q, shape, longest))
     return attention_short_pullback(q, a, lse, longest);
   const bool aligned = std::same_as<T, bfloat16> && attention_mma_takes(shape, qkv, y) && rows_of_16_bytes(shape, dy) &&
                        rows_of_16_bytes(shape, dqkv);

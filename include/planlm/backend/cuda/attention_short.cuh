@@ -19,7 +19,6 @@
 namespace planlm {
 namespace cuda_detail {
 inline constexpr int short_rows = 32, short_threads = 128;
-inline constexpr std::size_t short_shared_limit = 200 * 1024;
 
 /// Values between rows in shared memory: an odd number of 4-byte words, so that rows side by side lie in other banks.
 template <class T>
@@ -42,9 +41,9 @@ std::size_t short_bytes(int rows, int width, int tensors, int squares) {
 constexpr int short_rows_for(index_t longest) { return longest <= 16 ? 16 : 32; }
 /// Whether these kernels take sequences of at most `longest` rows, forward and back.
 template <class T>
-bool attention_short_takes(attention_shape shape, index_t longest) {
+bool attention_short_takes(const cuda_queue& q, attention_shape shape, index_t longest) {
   return longest <= short_rows && shape.heads == shape.kv_heads && shape.width <= 4096 &&
-         short_bytes<T>(short_rows_for(longest), static_cast<int>(shape.width), 4, 2) <= short_shared_limit;
+         short_bytes<T>(short_rows_for(longest), static_cast<int>(shape.width), 4, 2) <= q.shared_limit();
 }
 }  // namespace cuda_detail
 
@@ -68,11 +67,12 @@ template <class T>
 struct short_block {
   int head, rows;
   index_t first;  // row of the batch
-  __device__ explicit short_block(const cuda_detail::attention_arguments<T>& a) {
+  __device__ short_block(const cuda_detail::attention_arguments<T>& a, int most) {
     const index_t s = blockIdx.x / a.heads;
     head = static_cast<int>(blockIdx.x % a.heads);
     first = a.offsets[s];
     rows = static_cast<int>(a.offsets[s + 1] - first);
+    if (rows > most) __trap();  // a recording replayed with longer sequences
   }
 };
 
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(cuda_detail::short_threads) attention_short(cu
   T* const k = q + Rows * stride;
   T* const v = k + Rows * stride;
   A* const p = reinterpret_cast<A*>(shared + cuda_detail::short_squares_at<T>(Rows, a.width, 3));  // (Rows, Rows)
-  const short_block<T> b(a);
+  const short_block<T> b(a, Rows);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   load_rows(a.qkv + a.query_at(b.first, b.head), a.packed(), q, stride, b.rows, a.width);
   load_rows(a.qkv + a.key_at(b.first, b.head), a.packed(), k, stride, b.rows, a.width);
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(cuda_detail::short_threads)
   T* const dy = v + Rows * stride;
   A* const p = reinterpret_cast<A*>(shared + cuda_detail::short_squares_at<T>(Rows, a.width, 4));
   A* const ds = p + Rows * Rows;
-  const short_block<T> b(a);
+  const short_block<T> b(a, Rows);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   load_rows(a.qkv + a.query_at(b.first, b.head), a.packed(), q, stride, b.rows, a.width);
   load_rows(a.qkv + a.key_at(b.first, b.head), a.packed(), k, stride, b.rows, a.width);

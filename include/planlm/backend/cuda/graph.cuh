@@ -16,8 +16,8 @@ namespace planlm {
 ///     graph.record(cx.queue(), [&] { step(); });
 ///     graph.replay(cx.queue());
 ///
-/// What is not memory is part of the recording: a learning rate, Adam's step number, the seed and step of random numbers. When one of them
-/// changes, record again: the graph that is there is updated in place, and nothing is instantiated anew while the kernels are the same.
+/// What is not memory is part of the recording: a learning rate, Adam's step number, the seed and step of random numbers, the lengths of
+/// sequences. When one of them changes, record again, and replay on the queue that recorded: the graph that is there is updated in place, and nothing is instantiated anew while the kernels are the same.
 /// The step may not wait for the device, allocate or read results: run it once before it is recorded, so that arenas and product plans
 /// exist, and record it inside the same scopes. Memory it reads and writes must stay where it was.
 /// Errors: planlm::error names the call that cannot be recorded.

@@ -263,10 +263,25 @@ product<T> terms_of(product<T> p, index_t begin, index_t end) {
   return p;
 }
 
+/// D of sums without a term, as of a batch without rows: what it was, or zeros.
+template <class T>
+void without_terms(cudaStream_t stream, const product<T>& p) {
+  if (p.kind == epilogue::none && p.c == p.d.data) return;
+  const layout of_d = layout_of(p.d);
+  if (p.kind != epilogue::none || p.c || !(of_d.by_rows || of_d.by_columns))
+    throw shape_error("cuda: a product whose sums have no terms takes neither bias nor residual" + p.text());
+  const index_t width = of_d.by_rows ? p.d.cols : p.d.rows, lines = of_d.by_rows ? p.d.rows : p.d.cols;
+  for (index_t i = 0; i < p.count; ++i)
+    check(cudaMemset2DAsync(p.d.data + i * p.step_d, static_cast<std::size_t>(of_d.ld) * sizeof(T), 0, static_cast<std::size_t>(width) * sizeof(T),
+                            static_cast<std::size_t>(lines), stream),
+          "cudaMemset2DAsync");
+}
+
 template <class T>
 void run(product_plans& plans, cudaStream_t stream, const product<T>& p, cublasComputeType_t compute = product_type<T>::compute) {
   if (p.a.rows != p.d.rows || p.b.cols != p.d.cols || p.a.cols != p.b.rows) throw shape_error("cuda: product" + p.text());
   if (p.d.rows == 0 || p.d.cols == 0 || p.count == 0) return;
+  if (p.a.cols == 0) return without_terms(stream, p);
   const layout of_a = layout_of(p.a), of_b = layout_of(p.b), of_d = layout_of(p.d);
   if (!of_d.by_rows && of_d.by_columns && p.kind == epilogue::none) {
     product<T> other = p;

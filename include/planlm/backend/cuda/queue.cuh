@@ -46,6 +46,7 @@ class cuda_queue {
     int device = 0, major = 0;
     check(cudaGetDevice(&device), "cudaGetDevice");
     check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&shared_limit_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
     cudaStream_t stream{};
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
@@ -56,6 +57,8 @@ class cuda_queue {
   }
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return multiprocessors_; }
+  /// Bytes of shared memory that one block can have.
+  std::size_t shared_limit() const { return static_cast<std::size_t>(shared_limit_); }
   /// The device is of compute capability 9.0 and the program was compiled for sm_90a: wgmma and bulk tensor copies can be used.
   bool hopper() const { return hopper_; }
   cuda_detail::product_plans& products() { return products_; }
@@ -95,7 +98,7 @@ class cuda_queue {
   }
 
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, cuda_detail::destroy_stream> stream_;
-  int multiprocessors_ = 0;
+  int multiprocessors_ = 0, shared_limit_ = 0;
   bool hopper_ = false;
   std::vector<cuda_detail::memory> scratch_;
   std::size_t scratch_bytes_ = 0;

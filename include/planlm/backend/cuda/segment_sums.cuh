@@ -26,7 +26,7 @@ inline __device__ void mark_starts(index_t rows, index_t segments, const int* id
     index_t before = r - 1;
     while (before >= 0 && r - before <= most_skipped && id[before] < 0) --before;
     if (before >= 0 && id[before] < 0) unordered = 1;  // too far back to look
-    const index_t last = before >= 0 ? index_t{id[before]} : -1;
+    const index_t last = before >= 0 && id[before] >= 0 ? index_t{id[before]} : -1;
     if (own < last || own >= segments) unordered = 1;
     else
       for (index_t s = last + 1; s <= own; ++s) start[s] = static_cast<int>(r);
@@ -35,7 +35,7 @@ inline __device__ void mark_starts(index_t rows, index_t segments, const int* id
     index_t at = r;
     while (at >= 0 && rows - at <= most_skipped && id[at] < 0) --at;
     if (at >= 0 && id[at] < 0) unordered = 1;
-    for (index_t s = at >= 0 ? index_t{id[at]} + 1 : 0; s <= segments; ++s) start[s] = static_cast<int>(rows);
+    for (index_t s = at >= 0 && id[at] >= 0 ? index_t{id[at]} + 1 : 0; s <= segments; ++s) start[s] = static_cast<int>(rows);
   }
 }
 template <class Int>
