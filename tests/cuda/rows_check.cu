@@ -11,10 +11,12 @@
 #include <string>
 #include <utility>
 #include <vector>
+#include <planlm/backend/cuda/column_sums.cuh>
 #include <planlm/backend/cuda/cross_entropy.cuh>
+#include <planlm/backend/cuda/elements.cuh>
 #include <planlm/backend/cuda/gather.cuh>
-#include <planlm/backend/cuda/loops.cuh>
 #include <planlm/backend/cuda/norm.cuh>
+#include <planlm/backend/cuda/rows.cuh>
 #include <planlm/backend/cuda/scatter.cuh>
 #include <planlm/backend/cuda/segment_sums.cuh>
 #include <planlm/backend/cuda/updates.cuh>

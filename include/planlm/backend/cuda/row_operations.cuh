@@ -4,11 +4,13 @@
 #error "planlm: this header is for CUDA; include it from a .cu file compiled by nvcc"
 #endif
 #include <vector>
+#include <planlm/backend/cuda/column_sums.cuh>
 #include <planlm/backend/cuda/cross_entropy.cuh>
+#include <planlm/backend/cuda/elements.cuh>
 #include <planlm/backend/cuda/gather.cuh>
-#include <planlm/backend/cuda/loops.cuh>
 #include <planlm/backend/cuda/norm.cuh>
 #include <planlm/backend/cuda/queue.cuh>
+#include <planlm/backend/cuda/rows.cuh>
 #include <planlm/backend/cuda/scatter.cuh>
 #include <planlm/backend/cuda/segment_sums.cuh>
 #include <planlm/backend/cuda/updates.cuh>
