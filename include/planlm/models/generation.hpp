@@ -46,10 +46,10 @@ struct generated_text {
 
 /// What a planner answers: inputs of the adapters (slots, inputs), label weights or vectors, and what they are called, if anything.
 template <class Real>
-struct plan_rows {
+struct plan_answer {
   std::vector<Real> inputs;
   std::vector<int> labels;
-  plan_rows(std::vector<Real> inputs, std::vector<int> labels = {}) : inputs(std::move(inputs)), labels(std::move(labels)) {}
+  plan_answer(std::vector<Real> values, std::vector<int> names = {}) : inputs(std::move(values)), labels(std::move(names)) {}
 };
 
 namespace detail {

@@ -54,8 +54,12 @@ class generator {
   generator(context<backend>& cx, const Model& model, const typename Model::params& p, generation_options options, philox random)
       : cx_(cx), model_(model), p_(p), options_(detail::checked(std::move(options), lm().sizes)), random_(random),
         slots_(static_cast<std::size_t>(options_.sequences)) {
-    if (!options_.recompute) cache_.emplace(cache_of(cx, lm(), options_.sequences, options_.window));
-    if constexpr (plans) plan_memory_ = buffer<backend>(cx, model.adapters.depth * options_.sequences * lm().sizes.width);
+    if (!options_.recompute) {
+      if constexpr (requires { cache_of(cx, model_, index_t{}, index_t{}); })
+        cache_.emplace(cache_of(cx, model_, options_.sequences, options_.window));
+      else cache_.emplace(cache_of(cx, lm(), options_.sequences, options_.window));
+    }
+    if constexpr (plans) plan_memory_ = buffer<backend>(cx, model.adapters.depth * options_.sequences * columns());
   }
 
   /// A text begins in a slot; what was there is forgotten.
@@ -93,11 +97,18 @@ class generator {
     else return model_.adapters.adapter.labels;
   }
 
-  /// One token for every live text. plan(slots) -> plan_rows or a vector (slots, inputs): the plans of the sentences text(slot).sentence.back()
+  /// Values of a plan as the layers read it: the model's width, and what a gate adds.
+  index_t columns() const {
+    if constexpr (!plans) return 0;
+    else if constexpr (requires { model_.adapters.adapter.columns(); }) return model_.adapters.adapter.columns();
+    else return lm().sizes.width;
+  }
+
+  /// One token for every live text. plan(slots) -> plan_answer or a vector (slots, inputs): the plans of the sentences text(slot).sentence.back()
   /// that are about to begin. Returns how many texts went on; 0: all are finished.
   /// Errors: shape_error for plans of another size, numeric_error for logits that are no numbers.
   template <class Planner>
-    requires plans && std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>, plan_rows<accum>>
+    requires plans && std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>, plan_answer<accum>>
   index_t step(const Planner& plan) {
     find_live();
     ask(plan);
@@ -163,16 +174,16 @@ class generator {
       if (planned(of(slot)) <= static_cast<std::size_t>(t.sentence.back() - t.sentence.front())) asked_.push_back(slot);
     }
     if (asked_.empty()) return;
-    const plan_rows<accum> answer = plan(std::span<const int>(asked_));
-    const auto columns = static_cast<std::size_t>(inputs());
-    if (answer.inputs.size() != asked_.size() * columns || (!answer.labels.empty() && answer.labels.size() != asked_.size()))
+    const plan_answer<accum> answer = plan(std::span<const int>(asked_));
+    const auto values = static_cast<std::size_t>(inputs());
+    if (answer.inputs.size() != asked_.size() * values || (!answer.labels.empty() && answer.labels.size() != asked_.size()))
       throw shape_error("generator: the planner gave " + std::to_string(answer.inputs.size()) + " values and " +
                         std::to_string(answer.labels.size()) + " labels for " + std::to_string(asked_.size()) + " sentences, expected " +
-                        std::to_string(columns) + " values for each, and as many labels or none");
+                        std::to_string(values) + " values for each, and as many labels or none");
     for (std::size_t i = 0; i < asked_.size(); ++i) {
       sequence& s = of(asked_[i]);
-      const auto from = answer.inputs.begin() + static_cast<std::ptrdiff_t>(i * columns);
-      s.text.plans.insert(s.text.plans.end(), from, from + static_cast<std::ptrdiff_t>(columns));
+      const auto from = answer.inputs.begin() + static_cast<std::ptrdiff_t>(i * values);
+      s.text.plans.insert(s.text.plans.end(), from, from + static_cast<std::ptrdiff_t>(values));
       s.text.labels.push_back(answer.labels.empty() ? -1 : answer.labels[i]);
       s.plan_there = false;
     }
@@ -219,9 +230,9 @@ class generator {
     }
     packed_offsets_.push_back(static_cast<int>(packed_tokens_.size()));
     if constexpr (plans) {
-      const auto columns = static_cast<std::ptrdiff_t>(inputs());
-      packed_plans_.insert(packed_plans_.end(), s.text.plans.begin() + (sentence[from] - first) * columns,
-                           s.text.plans.begin() + (sentence[to - 1] - first + 1) * columns);
+      const auto values = static_cast<std::ptrdiff_t>(inputs());
+      packed_plans_.insert(packed_plans_.end(), s.text.plans.begin() + (sentence[from] - first) * values,
+                           s.text.plans.begin() + (sentence[to - 1] - first + 1) * values);
       packed_sentences_ += sentence[to - 1] - sentence[from] + 1;
     }
   }
@@ -252,7 +263,7 @@ class generator {
       auto scope = cx_.scope();
       const indices<backend> tokens = cx_.upload(packed_tokens_);
       if constexpr (plans) {
-        const tensor<backend, 3> u = cx_.make(model_.adapters.depth, index_t{packed_sentences_}, lm().sizes.width);
+        const tensor<backend, 3> u = cx_.make(model_.adapters.depth, index_t{packed_sentences_}, columns());
         write_plans(cx_, model_, p_, upload_plans(packed_plans_), u);
         const indices<backend> sentence = cx_.upload(packed_sentence_);
         decode(cx_, model_, p_, tokens, sentence, u, cache_->extend(cx_, late_, counts_), *cache_);
@@ -273,16 +284,16 @@ class generator {
   }
   // (adapted layers, slots, width): new plans are written, neighbouring slots at once.
   tensor<backend, 3> current_plans() {
-    const tensor<backend, 3> u(plan_memory_.values().data, model_.adapters.depth, options_.sequences, lm().sizes.width);
+    const tensor<backend, 3> u(plan_memory_.values().data, model_.adapters.depth, options_.sequences, columns());
     for (std::size_t i = 0; i < running_.size();) {
       packed_plans_.clear();
       const int first = running_[i];
       int next = first;
       for (; i < running_.size() && running_[i] == next && !of(next).plan_there; ++i, ++next) {
         const text_type& t = of(next).text;
-        const auto columns = static_cast<std::ptrdiff_t>(inputs());
-        const auto from = t.plans.begin() + (t.sentence.back() - t.sentence.front()) * columns;
-        packed_plans_.insert(packed_plans_.end(), from, from + columns);
+        const auto values = static_cast<std::ptrdiff_t>(inputs());
+        const auto from = t.plans.begin() + (t.sentence.back() - t.sentence.front()) * values;
+        packed_plans_.insert(packed_plans_.end(), from, from + values);
         of(next).plan_there = true;
       }
       if (next == first) ++i;
