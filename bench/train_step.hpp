@@ -139,7 +139,7 @@ int run(typename B::queue queue, const options& o, Runner runner = {}) {
   const bool full = o.mode == "full";
 
   context<B> cx{std::move(queue)};
-  using model_type = planner_lm<B, at_attention_output, no_gate<B>, learned_positions<B>, no_rotation, Kept>;
+  using model_type = planner_lm<B, at_attention_output, label_adapter<B>, learned_positions<B>, no_rotation, Kept>;
   const model_type model({z.vocabulary, z.length, z.width, z.heads, z.layers}, z.labels, z.label_width, z.first_adapted());
   const planner<B> plan{z.label_width, z.labels, z.planner_heads, z.planner_inner, 1};
   using store = parameters<typename model_type::lm_type>;

@@ -14,9 +14,11 @@
 #include <planlm/models/planner_lm.hpp>
 #include <planlm/models/transformer_lm.hpp>
 #include <planlm/ops/cross_entropy.hpp>
+#include <planlm/planning/context_gate.hpp>
 #include <planlm/planning/label_adapter.hpp>
 #include <planlm/planning/label_mixture.hpp>
 #include <planlm/planning/mixing_policy.hpp>
+#include <planlm/planning/plan_adapter.hpp>
 #include <planlm/planning/planner.hpp>
 #include <planlm/training/adamw.hpp>
 #include <planlm/training/averaging.hpp>

@@ -93,7 +93,7 @@ numbers forward_pass(const Model& model) {
 template <class B>
 using usual = planner_lm<B>;
 template <class B>
-using turned = planner_lm<B, at_feed_forward_input, one_gate<B>, no_positions<B>, rotary>;
+using turned = planner_lm<B, at_feed_forward_input, label_adapter<B, one_gate<B>>, no_positions<B>, rotary>;
 
 /// The model in double on the CPU.
 numbers forward_pass_on_cpu(bool turned_model);

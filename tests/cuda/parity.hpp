@@ -286,7 +286,7 @@ class operations {
 template <Backend B>
 using usual_model = planner_lm<B>;
 template <Backend B>
-using other_model = planner_lm<B, at_feed_forward_input, one_gate<B>, no_positions<B>, rotary, keep_inputs>;
+using other_model = planner_lm<B, at_feed_forward_input, label_adapter<B, one_gate<B>>, no_positions<B>, rotary, keep_inputs>;
 
 /// Planner, mixing policy, language model, loss and both pullbacks; then `steps` of clipped AdamW. All gradients of the first step, all
 /// losses, and the weights at the end.

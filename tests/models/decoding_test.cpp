@@ -150,8 +150,8 @@ TEST_CASE("decoding under plans that change with the sentence gives the bits of 
   using F = cpu<float>;
   using D = cpu<double>;
   check_planner_model<planner_lm<F>>();
-  check_planner_model<planner_lm<D, at_feed_forward_input, one_gate<D>>>();
-  check_planner_model<planner_lm<F, at_feed_forward_input, zero_gate<F>, no_positions<F>, rotary, keep_inputs>>();
+  check_planner_model<planner_lm<D, at_feed_forward_input, label_adapter<D, one_gate<D>>>>();
+  check_planner_model<planner_lm<F, at_feed_forward_input, label_adapter<F, zero_gate<F>>, no_positions<F>, rotary, keep_inputs>>();
 }
 
 TEST_CASE("a block with grouped-query heads decodes to the bits of its forward pass") {

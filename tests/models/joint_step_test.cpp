@@ -129,7 +129,7 @@ run_record five_steps(int threads, Mix mix) {
 }
 
 using model_type = planner_lm<cpu<float>>;
-using other_model = planner_lm<cpu<float>, at_feed_forward_input, zero_gate<cpu<float>>, no_positions<cpu<float>>, rotary>;
+using other_model = planner_lm<cpu<float>, at_feed_forward_input, label_adapter<cpu<float>, zero_gate<cpu<float>>>, no_positions<cpu<float>>, rotary>;
 
 template <class Model, class Mix>
 void check_same_bits(Mix mix) {

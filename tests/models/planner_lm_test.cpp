@@ -59,16 +59,16 @@ struct counting_mixture {
 
 TEST_CASE("planner, adapters and language model pass the gradient check together, at both placements and under every gate") {
   check_gradients<planner_lm<B>>();
-  check_gradients<planner_lm<B, at_attention_output, zero_gate<B>>>();
-  check_gradients<planner_lm<B, at_attention_output, one_gate<B>>>();
+  check_gradients<planner_lm<B, at_attention_output, label_adapter<B, zero_gate<B>>>>();
+  check_gradients<planner_lm<B, at_attention_output, label_adapter<B, one_gate<B>>>>();
   check_gradients<planner_lm<B, at_feed_forward_input>>();
-  check_gradients<planner_lm<B, at_feed_forward_input, zero_gate<B>>>();
-  check_gradients<planner_lm<B, at_feed_forward_input, one_gate<B>>>();
+  check_gradients<planner_lm<B, at_feed_forward_input, label_adapter<B, zero_gate<B>>>>();
+  check_gradients<planner_lm<B, at_feed_forward_input, label_adapter<B, one_gate<B>>>>();
 }
 
 TEST_CASE("the planner-conditioned model passes the gradient check with sinusoidal and rotary positions") {
-  check_gradients<planner_lm<B, at_attention_output, no_gate<B>, sinusoidal_positions<B>>>();
-  check_gradients<planner_lm<B, at_feed_forward_input, no_gate<B>, no_positions<B>, rotary>>();
+  check_gradients<planner_lm<B, at_attention_output, label_adapter<B>, sinusoidal_positions<B>>>();
+  check_gradients<planner_lm<B, at_feed_forward_input, label_adapter<B>, no_positions<B>, rotary>>();
 }
 
 TEST_CASE("the planner-conditioned model passes the gradient check under every policy that has a gradient or needs none") {
@@ -182,8 +182,8 @@ TEST_CASE("fact 10: tables of equal rows, W = 0 or gates at zero give the planne
     CHECK(run.loss_at(normal_values(4 * labels, 5)) == out.loss);
   }
   {
-    joint<planner_lm<B, at_attention_output, zero_gate<B>>> run(
-        batch, small_model<planner_lm<B, at_attention_output, zero_gate<B>>>(), small_planner());
+    joint<planner_lm<B, at_attention_output, label_adapter<B, zero_gate<B>>>> run(
+        batch, small_model<planner_lm<B, at_attention_output, label_adapter<B, zero_gate<B>>>>(), small_planner());
     for (const char* name : {"adapters.0.gate", "adapters.1.gate"}) run.theta.write(run.cx, run.theta.find(name), values(width));
     const auto out = run.run();
     CHECK(all_zero(out.dz));

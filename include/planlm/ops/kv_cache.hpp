@@ -1,6 +1,7 @@
 /// Keys and values that decoding has already seen, and the attention of new rows over them.
 ///
-/// A cache holds, per layer, keys and values (sequences, capacity, kv_heads * width); rotary keys are stored as turned. New rows come packed,
+/// A cache holds, per layer, keys and values (sequences, capacity, kv_heads * width); rotary keys are stored as turned. Where a gate looks at the
+/// mean of the rows so far (context_gate.hpp), also the sums behind it, at every position: what is truncated leaves nothing. New rows come packed,
 /// any number per sequence: one each when decoding token by token, a whole prompt when a sequence begins. Row at position t of its sequence
 /// sees positions 0 .. t. On the CPU its values are bit for bit those of the packed forward pass.
 #pragma once
@@ -14,13 +15,15 @@
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/ops/attention.hpp>
+#include <planlm/ops/running_mean.hpp>
 
 namespace planlm {
 
-/// Keys and values of one layer, each (sequences, capacity, kv_heads * width).
+/// Keys and values of one layer, each (sequences, capacity, kv_heads * width), and the sums of rows, (sequences, capacity, columns).
 template <Backend B>
 struct kv_layer {
   tensor<B, 3> keys, values;
+  accum_tensor<B, 3> sums = {};
 };
 
 /// New rows and where they go: made by kv_cache::extend, used by every layer.
@@ -46,19 +49,24 @@ concept HasDecodeAttention = requires(typename B::queue& q, attention_shape shap
 template <Backend B>
 class kv_cache {
  public:
+  /// `sum_columns`: columns of the running sums of each layer, if any.
   /// Errors: shape_error for extents that are not positive.
-  kv_cache(context<B>& cx, index_t layers, attention_shape shape, index_t sequences, index_t capacity)
-      : layers_(layers), width_(shape.kv_width()), capacity_(capacity), lengths_(checked(layers, shape, sequences, capacity)),
-        values_(cx, 2 * layers * sequences * capacity * width_) {}
+  kv_cache(context<B>& cx, index_t layers, attention_shape shape, index_t sequences, index_t capacity, index_t sum_columns = 0)
+      : layers_(layers), width_(shape.kv_width()), sum_columns_(sum_columns), capacity_(capacity),
+        lengths_(checked(layers, shape, sequences, capacity)), values_(cx, 2 * layers * sequences * capacity * width_),
+        sums_(cx, layers * sequences * capacity * sum_columns) {}
 
   index_t layers() const { return layers_; }
   index_t sequence_count() const { return static_cast<index_t>(lengths_.size()); }
   index_t capacity() const { return capacity_; }
+  index_t sum_columns() const { return sum_columns_; }
   index_t length(index_t slot) const { return lengths_.at(static_cast<std::size_t>(slot)); }
   kv_layer<B> layer(index_t i) const {
     const index_t size = sequence_count() * capacity_ * width_;
     auto* at = values_.values().data + 2 * i * size;
-    return {{at, sequence_count(), capacity_, width_}, {at + size, sequence_count(), capacity_, width_}};
+    auto* sums = sum_columns_ ? sums_.values().data + i * sequence_count() * capacity_ * sum_columns_ : nullptr;
+    return {{at, sequence_count(), capacity_, width_}, {at + size, sequence_count(), capacity_, width_},
+            {sums, sequence_count(), capacity_, sum_columns_}};
   }
   /// Forgets all but the first `length` tokens of a sequence.
   void truncate(index_t slot, index_t length = 0) {
@@ -144,9 +152,10 @@ class kv_cache {
     }
   }
 
-  index_t layers_, width_, capacity_;
+  index_t layers_, width_, sum_columns_, capacity_;
   std::vector<int> lengths_, staged_, ones_;
   buffer<B> values_;
+  buffer<B, typename B::accum> sums_;
 };
 
 namespace ops {
