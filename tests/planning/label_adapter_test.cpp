@@ -157,16 +157,6 @@ TEST_CASE("fact 10: W = 0 or a gate at zero hides the plan and stops the gradien
   CHECK_FALSE(zero(phi.read_gradient(cx, phi.find("w"))));
 }
 
-TEST_CASE("a gate of ones is no gate, bit for bit") {
-  context<B> cx;
-  const label_adapter<B> plain{7, 3, 5};
-  const label_adapter<B, one_gate<B>> gated{7, 3, 5};
-  parameters<label_adapter<B>> theta(cx, plain, philox{1});
-  parameters<label_adapter<B, one_gate<B>>> phi(cx, gated, philox{1});
-  const values w = distributions(cx, 3, 7);
-  CHECK(same_bits(cx.read(plain(cx, theta.weights, matrix(w, 3)).value), cx.read(gated(cx, phi.weights, matrix(w, 3)).value)));
-}
-
 TEST_CASE("an adapter acts from the first step on: its W does not start at zero, its bias does") {
   context<B> cx;
   const index_t d = 48, c = 64;
@@ -175,25 +165,6 @@ TEST_CASE("an adapter acts from the first step on: its W does not start at zero,
   for (const double v : theta.read(cx, theta.find("w"))) squares += v * v;
   CHECK(std::sqrt(squares / double(d * c)) == Approx(std::sqrt(2.0 / double(d + c))).epsilon(0.05));  // Xavier-normal
   CHECK(theta.read(cx, theta.find("b")) == values(static_cast<std::size_t>(d)));
-}
-
-TEST_CASE("a plan is added to the rows of its sentence, and its gradient is the sum over them") {
-  context<B> cx;
-  const values x = normal_values(10, 17), u = normal_values(6, 18), dx = normal_values(10, 19);
-  const std::vector<int> sentence{0, 2, 2, 0, 2};  // sentence 1 has no row
-  const plan_injection<B> inject{matrix(u, 3), {sentence.data(), sentence.size()}};
-  auto [y, pullback] = inject(cx, matrix(x, 5));
-  values expected = x, sums(6);
-  for (std::size_t t = 0; t < 5; ++t)
-    for (std::size_t i = 0; i < 2; ++i) {
-      expected[2 * t + i] += u[2 * static_cast<std::size_t>(sentence[t]) + i];
-      sums[2 * static_cast<std::size_t>(sentence[t]) + i] += dx[2 * t + i];
-    }
-  CHECK(largest_error(cx.read(y), expected) < 1e-15);
-  const auto du = cx.make_zero(3, 2);
-  CHECK(same_bits(cx.read(pullback(matrix(dx, 5), du)), dx));
-  CHECK(largest_error(cx.read(du), sums) < 1e-15);
-  CHECK(same_bits(cx.read(pullback(matrix(dx, 5), tensor<B>{})), dx));
 }
 
 TEST_CASE("fact 12: at the attention output a plan changes the branch by the output weight times W c + b, without its bias") {
