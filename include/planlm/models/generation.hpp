@@ -1,4 +1,4 @@
-/// What generation is asked for and what it gives: options, the beginning of a text, the text, a planner's answer. See models/generator.hpp.
+/// What generation is asked for and what it gives: options, how a text begins, the text, a planner's answer. See models/generator.hpp.
 #pragma once
 #include <cstddef>
 #include <limits>
@@ -11,11 +11,24 @@
 
 namespace planlm {
 
+/// A model whose sentences follow plans; any other is a plain language model.
+template <class Model>
+concept FollowsPlans = requires(const Model& model, const typename Model::params& p) {
+  model.lm;
+  model.adapters;
+  p.lm;
+};
+
+/// How a plan reaches its sentence: added to the sentence's rows, or on rows of its own (planning/plan_rows.hpp), inserted before each sentence
+/// or once before each window, for the sentence that it begins with.
+enum class plan_layout { added, inserted, prefix };
+
 struct generation_options {
   index_t sequences = 1;         // at once
   index_t longest = 256;         // tokens of a text, its prompt included
-  index_t window = 0;            // tokens the model sees; 0: the model's length
-  index_t keep = 0;              // tokens a full window goes on from; 0: half a window
+  index_t window = 0;            // rows the model sees, those of plans included; 0: the model's length
+  index_t keep = 0;              // rows a full window goes on from; 0: half a window
+  plan_layout layout = plan_layout::added;
   std::vector<char> ends{};      // (V): not 0 where a token ends its sentence; empty: none does
   index_t longest_sentence = 0;  // tokens; 0: no bound
   index_t sentences = 0;         // a text stops when so many sentences were drawn; 0: at `longest` alone
@@ -54,17 +67,35 @@ struct plan_answer {
 
 namespace detail {
 
-/// The options with their defaults filled in. Errors: shape_error for what does not fit the model, planlm::error for a rule that is none.
-inline generation_options checked(generation_options o, const lm_sizes& sizes) {
+/// Rows of its own that a plan has; 0 where it is added to others. Errors: shape_error for a layout that the model cannot have been trained with.
+template <class Model>
+index_t rows_of_a_plan(const Model& model, plan_layout layout) {
+  if constexpr (!FollowsPlans<Model>) {
+    if (layout != plan_layout::added) throw shape_error("generator: a layout of plans for a model that has none");
+    return 0;
+  } else {
+    const index_t rows = model.adapters.adapter.width / model.lm.sizes.width;
+    if (layout == plan_layout::added ? rows != 1 : !Model::embedded)
+      throw shape_error("generator: the model's plans are " + std::to_string(rows) + (rows == 1 ? " row" : " rows") +
+                        (Model::embedded ? " at the embedding; set the layout they were trained with"
+                                         : " added in its blocks; plans on rows of their own enter at the embedding"));
+    return layout == plan_layout::added ? 0 : rows;
+  }
+}
+
+/// The options with their defaults filled in. `plan_rows`: rows that a plan takes. Errors: shape_error for what does not fit the model, planlm::error for a rule that is none.
+inline generation_options checked(generation_options o, const lm_sizes& sizes, index_t plan_rows) {
   const auto refuse = [](const std::string& what) { throw shape_error("generator: " + what); };
   if (o.sequences < 1 || o.longest < 2)
     refuse(std::to_string(o.sequences) + " sequences of up to " + std::to_string(o.longest) + " tokens, expected at least 1 and 2");
   if (o.window == 0) o.window = sizes.length;
   if (o.window < 1 || o.window > sizes.length)
-    refuse("a window of " + std::to_string(o.window) + " tokens, expected 1 to the model's length of " + std::to_string(sizes.length));
+    refuse("a window of " + std::to_string(o.window) + " rows, expected 1 to the model's length of " + std::to_string(sizes.length));
+  if (plan_rows + 1 > o.window)
+    refuse(std::to_string(plan_rows) + " rows for a plan leave no row for a token in a window of " + std::to_string(o.window));
   if (o.keep == 0) o.keep = (o.window + 1) / 2;
   if (o.keep < 1 || o.keep > o.window)
-    refuse(std::to_string(o.keep) + " tokens kept of a window of " + std::to_string(o.window) + ", expected 1 to all of them");
+    refuse(std::to_string(o.keep) + " rows kept of a window of " + std::to_string(o.window) + ", expected 1 to all of them");
   if (!o.ends.empty() && static_cast<index_t>(o.ends.size()) != sizes.vocabulary)
     refuse(std::to_string(o.ends.size()) + " marks of tokens that end a sentence, expected none or the vocabulary's " +
            std::to_string(sizes.vocabulary));

@@ -8,12 +8,13 @@
 /// Row t of a text predicts token t + 1 under the plan of the sentence that holds token t + 1 (2410.12492's code: gamma(t)), so a new plan is
 /// asked for once a sentence has ended and before its last token is run. A sentence ends with a token of `ends`, or where it is too long.
 ///
-/// The model sees a window of its text. When that is full, it goes on from the last `keep` tokens, run again at positions from 0 on, as chunks
-/// of training begin anywhere. A longer prompt begins with its last `keep` tokens too. The text keeps every token.
+/// The model sees a window of its text. When that is full, it goes on from the last `keep` rows, run again at positions from 0 on, as chunks
+/// of training begin anywhere. A longer prompt begins with its last `keep` rows too. The text keeps every token.
 ///
 /// A draw has the place number * longest + position in the text: a text depends on its number, its prompt and its plans, not on its slot, its
 /// neighbours or threads. With `recompute` every step runs the packed forward pass over the whole window: on the CPU the same bits, slowly.
 #pragma once
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <optional>
@@ -30,16 +31,8 @@
 
 namespace planlm {
 
-/// A model whose sentences follow plans; any other is a plain language model.
-template <class Model>
-concept FollowsPlans = requires(const Model& model, const typename Model::params& p) {
-  model.lm;
-  model.adapters;
-  p.lm;
-};
-
 /// Model: transformer_lm or planner_lm. The weights must outlive the generator. The device allocates nothing but while its arena grows.
-/// Errors leave all texts as they were, so that a step can be tried again.
+/// An error in a step leaves all tokens as they were, so that it can be tried again.
 template <class Model>
 class generator {
  public:
@@ -52,13 +45,9 @@ class generator {
 
   /// Errors: shape_error and planlm::error for options that fit neither each other nor the model.
   generator(context<backend>& cx, const Model& model, const typename Model::params& p, generation_options options, philox random)
-      : cx_(cx), model_(model), p_(p), options_(detail::checked(std::move(options), lm().sizes)), random_(random),
-        slots_(static_cast<std::size_t>(options_.sequences)) {
-    if (!options_.recompute) {
-      if constexpr (requires { cache_of(cx, model_, index_t{}, index_t{}); })
-        cache_.emplace(cache_of(cx, model_, options_.sequences, options_.window));
-      else cache_.emplace(cache_of(cx, lm(), options_.sequences, options_.window));
-    }
+      : cx_(cx), model_(model), p_(p), plan_rows_(detail::rows_of_a_plan(model, options.layout)),
+        options_(detail::checked(std::move(options), lm().sizes, plan_rows_)), random_(random), slots_(static_cast<std::size_t>(options_.sequences)) {
+    if (!options_.recompute) cache_.emplace(cache_of(cx, model, options_.sequences, options_.window));
     if constexpr (plans) plan_memory_ = buffer<backend>(cx, model.adapters.depth * options_.sequences * columns());
   }
 
@@ -80,6 +69,7 @@ class generator {
     s.text.labels.resize(planned(s), -1);
     s.first_drawn = s.text.sentence.back();
     for (auto row = s.text.sentence.rbegin() + 1; row != s.text.sentence.rend() && *row == s.first_drawn; ++row) ++s.in_sentence;
+    for (std::size_t t = 0; t < s.text.tokens.size(); ++t) see(s, t);
     s.number = from.number;
     s.rule = rule;
     s.live = true;
@@ -92,16 +82,14 @@ class generator {
   index_t sequences() const { return options_.sequences; }
   /// Values of one plan: labels of the adapters, or what else they take.
   index_t inputs() const {
-    if constexpr (!plans) return 0;
-    else if constexpr (requires { model_.adapters.adapter.inputs(); }) return model_.adapters.adapter.inputs();
-    else return model_.adapters.adapter.labels;
+    if constexpr (plans) return model_.adapters.adapter.inputs();
+    else return 0;
   }
 
   /// Values of a plan as the layers read it: the model's width, and what a gate adds.
   index_t columns() const {
-    if constexpr (!plans) return 0;
-    else if constexpr (requires { model_.adapters.adapter.columns(); }) return model_.adapters.adapter.columns();
-    else return lm().sizes.width;
+    if constexpr (plans) return model_.adapters.adapter.columns();
+    else return 0;
   }
 
   /// One token for every live text. plan(slots) -> plan_answer or a vector (slots, inputs): the plans of the sentences text(slot).sentence.back()
@@ -122,10 +110,13 @@ class generator {
   }
 
  private:
+  struct window_row {
+    int token, sentence, part;  // row `part` of a plan, with token -1; below 0: a token
+  };
   struct sequence {
     text_type text;
     sampling_rule rule;
-    std::size_t begin = 0;        // row of the text where its window begins
+    std::vector<window_row> window;  // what the model sees; the cache holds all but the newest
     index_t number = 0, in_sentence = 0;  // of the text; tokens of the sentence under way
     int first_drawn = 0;          // the sentence of the first token drawn
     bool live = false, plan_there = false;  // whether plan_memory_ holds the current plan
@@ -192,9 +183,8 @@ class generator {
   index_t draw() {
     if (running_.empty()) return 0;
     for (const int slot : running_) {
-      sequence& s = of(slot);
-      if (static_cast<index_t>(s.text.tokens.size() - s.begin) <= options_.window) continue;
-      s.begin = s.text.tokens.size() - static_cast<std::size_t>(options_.keep);
+      if (static_cast<index_t>(of(slot).window.size()) <= options_.window) continue;
+      slide(of(slot));
       if (cache_) cache_->truncate(slot);
     }
     try {
@@ -215,25 +205,46 @@ class generator {
     s.text.drawn.push_back(drawn);
     s.text.plain.push_back(plain);
     if (ended) s.in_sentence = 0;
+    see(s, s.text.tokens.size() - 1);
     const bool enough = options_.sentences > 0 && s.text.sentence.back() - s.first_drawn >= options_.sentences;
     s.live = !enough && static_cast<index_t>(s.text.tokens.size()) < options_.longest;
   }
 
-  // Rows [from, to) of a text join the packed rows, with the plans of their sentences.
+  // Row t of the text joins the window, after the rows of its plan where they belong.
+  void see(sequence& s, std::size_t t) const {
+    const int sentence = s.text.sentence[t];
+    const bool first = s.window.empty();
+    const bool begins = first || (options_.layout == plan_layout::inserted && s.window.back().sentence != sentence);
+    if (begins)
+      for (index_t part = 0; part < plan_rows_; ++part) s.window.push_back({-1, sentence, static_cast<int>(part)});
+    s.window.push_back({s.text.tokens[t], sentence, -1});
+  }
+  // A window from the last tokens of the text that take no more than `keep` rows.
+  void slide(sequence& s) const {
+    std::size_t begin = s.text.tokens.size() - std::min(s.text.tokens.size(), static_cast<std::size_t>(options_.keep));
+    for (;; ++begin) {
+      s.window.clear();
+      for (std::size_t t = begin; t < s.text.tokens.size(); ++t) see(s, t);
+      if (static_cast<index_t>(s.window.size()) <= options_.keep || begin + 1 == s.text.tokens.size()) return;
+    }
+  }
+
+  // Rows [from, to) of a window join the packed rows, with the plans of their sentences.
   void pack(const sequence& s, std::size_t from, std::size_t to) {
-    const int* sentence = s.text.sentence.data();
-    const int first = s.text.sentence.front(), before = packed_sentences_ - sentence[from];
+    const auto& row = s.window;
+    const int known = s.text.sentence.front(), first = row[from].sentence, last = row[to - 1].sentence;
     for (std::size_t t = from; t < to; ++t) {
-      packed_tokens_.push_back(s.text.tokens[t]);
-      packed_positions_.push_back(static_cast<int>(t - s.begin));
-      packed_sentence_.push_back(before + sentence[t]);
+      const int plan = packed_sentences_ + row[t].sentence - first;
+      packed_tokens_.push_back(row[t].token);
+      packed_positions_.push_back(static_cast<int>(t));
+      packed_sentence_.push_back(plan_rows_ == 0 ? plan : row[t].part < 0 ? -1 : plan * static_cast<int>(plan_rows_) + row[t].part);
     }
     packed_offsets_.push_back(static_cast<int>(packed_tokens_.size()));
     if constexpr (plans) {
       const auto values = static_cast<std::ptrdiff_t>(inputs());
-      packed_plans_.insert(packed_plans_.end(), s.text.plans.begin() + (sentence[from] - first) * values,
-                           s.text.plans.begin() + (sentence[to - 1] - first + 1) * values);
-      packed_sentences_ += sentence[to - 1] - sentence[from] + 1;
+      packed_plans_.insert(packed_plans_.end(), s.text.plans.begin() + (first - known) * values,
+                           s.text.plans.begin() + (last - known + 1) * values);
+      packed_sentences_ += last - first + 1;
     }
   }
   void start_packing() {
@@ -253,7 +264,7 @@ class generator {
     counts_.clear();
     for (const int slot : running_) {
       const sequence& s = of(slot);
-      const std::size_t from = s.begin + static_cast<std::size_t>(cache_->length(slot)), to = s.text.tokens.size() - 1;
+      const auto from = static_cast<std::size_t>(cache_->length(slot)), to = s.window.size() - 1;
       if (from == to) continue;
       late_.push_back(slot);
       counts_.push_back(static_cast<int>(to - from));
@@ -276,7 +287,9 @@ class generator {
     const indices<backend> tokens = cx_.upload(packed_tokens_);
     if constexpr (plans) {
       const tensor<backend, 3> u = current_plans();
-      const indices<backend> sentence = cx_.upload(running_);  // a slot's plan is row `slot`
+      packed_sentence_ = running_;  // a slot's plan is row `slot`
+      if (plan_rows_ > 0) packed_sentence_.assign(running_.size(), -1);
+      const indices<backend> sentence = cx_.upload(packed_sentence_);
       return decode(cx_, model_, p_, tokens, sentence, u, cache_->step(cx_, running_), *cache_);
     } else {
       return decode(cx_, model_, p_, tokens, cache_->step(cx_, running_), *cache_);
@@ -285,6 +298,7 @@ class generator {
   // (adapted layers, slots, width): new plans are written, neighbouring slots at once.
   tensor<backend, 3> current_plans() {
     const tensor<backend, 3> u(plan_memory_.values().data, model_.adapters.depth, options_.sequences, columns());
+    if (plan_rows_ > 0) return u;  // nobody reads it
     for (std::size_t i = 0; i < running_.size();) {
       packed_plans_.clear();
       const int first = running_[i];
@@ -306,7 +320,7 @@ class generator {
     start_packing();
     last_.clear();
     for (const int slot : running_) {
-      pack(of(slot), of(slot).begin, of(slot).text.tokens.size());
+      pack(of(slot), 0, of(slot).window.size());
       last_.push_back(static_cast<int>(packed_tokens_.size()) - 1);
     }
     const indices<backend> tokens = cx_.upload(packed_tokens_);
@@ -354,6 +368,7 @@ class generator {
   context<backend>& cx_;
   Model model_;
   typename Model::params p_;
+  index_t plan_rows_;  // 0: plans are added to rows
   generation_options options_;
   philox random_;
   std::vector<sequence> slots_;
