@@ -57,11 +57,11 @@ struct joint_outcome {
 };
 
 /// Planner -> mixing policy -> language model -> mean cross-entropy, and back to every parameter.
-template <class Model, class Mix = mixture>
+template <class Model, class Mix = mixture, class Batch = small_batch>
 struct joint {
   using B = typename Model::backend;
   using T = typename B::real;
-  const small_batch& batch;
+  const Batch& batch;
   Model model;
   planner<B> plan;
   Mix mix;
@@ -72,7 +72,7 @@ struct joint {
   bool frozen = false;  // what the model is told about its language model
 
   /// Weights are moved off their initial values, so that zeros and ones do not hide a fault.
-  joint(const small_batch& rows, Model m, planner<B> p, Mix policy = {}, int threads = 1)
+  joint(const Batch& rows, Model m, planner<B> p, Mix policy = {}, int threads = 1)
       : batch(rows), model(std::move(m)), plan(std::move(p)), mix(std::move(policy)), cx(typename B::queue(threads)),
         theta(perturbed(cx, model, 3)), phi(perturbed(cx, plan, 401)),
         embeddings(normal_values<T>(batch.contexts.rows() * plan.width, 77)) {}
