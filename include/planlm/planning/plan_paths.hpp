@@ -5,6 +5,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -79,7 +80,8 @@ plan_paths<B> sample_paths(context<B>& cx, const look_ahead<B>& model, const typ
   const index_t count = contexts.count();
   if (places && places.size() != count)
     throw shape_error("sample_paths: " + std::to_string(places.size()) + " places for " + std::to_string(count) + " sentences");
-  const sampling_rule rule{.temperature = temperature};
+  sampling_rule rule;
+  rule.temperature = temperature;
   const auto labels = cx.template make_of<int>(count * paths * steps);
   auto temporaries = cx.scope();
   const auto first_state = model.start(cx, p, z, contexts);
@@ -112,9 +114,11 @@ plan_paths<B> argmax_paths(context<B>& cx, const look_ahead<B>& model, const typ
   auto temporaries = cx.scope();
   const auto nowhere = cx.template make_of<int>(count);  // nothing is drawn
   B::zero(cx.queue(), nowhere.data, static_cast<std::size_t>(count) * sizeof(int));
+  sampling_rule greedy;
+  greedy.greedy = true;
   auto at = model.start(cx, p, z, contexts);
   for (index_t t = 0; t < steps; ++t) {
-    const auto best = ops::sample(cx, const_tensor<B>(model.logits(cx, p, at)), {.greedy = true}, philox{}, indices<B>(nowhere));
+    const auto best = ops::sample(cx, const_tensor<B>(model.logits(cx, p, at)), greedy, philox{}, indices<B>(nowhere));
     B::for_each(cx.queue(), count, paths_kernel::store_step{best.token.data, labels.data, count, 1, 0, steps, t});
     if (t + 1 < steps) at = model.advance(cx, p, at, indices<B>(best.token));
   }
