@@ -12,7 +12,9 @@
 #include <planlm/ops/norm.hpp>
 #include <planlm/ops/pool.hpp>
 #include <planlm/ops/positions.hpp>
+#include <planlm/ops/running_mean.hpp>
 #include <planlm/ops/softmax.hpp>
+#include <planlm/planning/context_gate.hpp>
 #include <planlm/testing/compare.hpp>
 
 #include "../catch.hpp"
@@ -116,6 +118,31 @@ TEST_CASE("gather_rows and scatter_add_rows give the same under lanes") {
              ops::kernel::scatter_add_rows<double>{x.data(), ids.data(), sums.data(), rows, cols, block});
       return sums;
     });
+  }
+}
+
+TEST_CASE("running means and gated rows, and their pullbacks, give the same under lanes") {
+  const std::vector<int> offsets{0, 1, 5, 9}, sentence{1, 0, -1, 0, 1, 1, 1, -1, 0};
+  const index_t rows = 9;
+  for (const index_t cols : widths) {
+    CAPTURE(cols);
+    const numbers x = normal_values(rows * cols, 1), dy = normal_values(rows * cols, 2);
+    check_lanes([&](auto launch) {
+      numbers y = poisoned(rows * cols), dx = y;
+      launch(3, ops::kernel::running_mean<double>{x.data(), offsets.data(), y.data(), cols});
+      launch(3, ops::kernel::running_mean_pullback<double>{dy.data(), offsets.data(), dx.data(), cols});
+      return joined(y, dx);
+    });
+    for (const index_t gates : {index_t{1}, cols}) {
+      const numbers plan = normal_values(2 * (cols + gates), 3), m = normal_values(rows * gates, 4);
+      check_lanes([&](auto launch) {
+        numbers y = poisoned(rows * cols), dm = poisoned(rows * gates), dplan(static_cast<std::size_t>(rows * (cols + gates)));
+        launch(rows, gate_kernel::add_gated<double>{x.data(), plan.data(), m.data(), sentence.data(), y.data(), cols, gates});
+        launch(rows, gate_kernel::add_gated_pullback<double>{dy.data(), plan.data(), m.data(), sentence.data(), dplan.data(), dm.data(),
+                                                             cols, gates});
+        return joined(joined(y, dm), dplan);
+      });
+    }
   }
 }
 
