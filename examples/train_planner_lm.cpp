@@ -17,6 +17,7 @@
 #include <planlm/io/run_folder.hpp>
 #include <planlm/io/table.hpp>
 #include "train_planner_lm/experiment.hpp"
+#include "train_planner_lm/report.hpp"
 
 namespace {
 
@@ -27,7 +28,7 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 }
 
 /// How many steps each stage takes: what the flags say, cut down to fit `--minutes`.
-work plan_work(experiment& e, const options& o, double seconds_left) {
+work plan_work(experiment& e, const options& o, const std::vector<variant_plan>& variants, double seconds_left) {
   const double planner_epoch = double(e.train_sentences()) / std::min<double>(o.planner_batch, double(e.train_sentences()));
   work w;
   const auto steps = [](index_t given, double epochs, double per_epoch) {
@@ -37,23 +38,16 @@ work plan_work(experiment& e, const options& o, double seconds_left) {
   w.variant_steps = steps(o.variant_steps, o.variant_epochs, e.steps_per_epoch(o.variant_batch));
   w.planner_steps = steps(o.planner_steps, o.planner_epochs, planner_epoch);
   if (o.minutes <= 0) return w;
-  const experiment::speeds v = e.measure();
-  double per_variant_step = 0;
-  for (const std::string& name : o.variants) {
-    if (name == "none") continue;
-    const variant_plan p = plan_of(name);
-    if (!p.trained_as.empty() && std::find(o.variants.begin(), o.variants.end(), p.trained_as) != o.variants.end()) continue;
-    per_variant_step += p.joint ? v.joint : v.frozen;
-  }
-  // A tenth for evaluation and files; of the rest four tenths for the base model, a tenth for the planner, half for the variants.
-  const double seconds = 0.9 * seconds_left / o.seeds;
+  const experiment::speeds v = e.measure(variants);
+  // A seventh for evaluation, generation and files; of the rest four tenths for the base model, a tenth for the planners, half for the variants.
+  const double seconds = 0.86 * seconds_left / o.seeds;
   const auto fit = [](index_t wanted, double budget, double per_step) {
     return std::clamp<index_t>(static_cast<index_t>(budget / std::max(per_step, 1e-9)), std::min<index_t>(wanted, 20), wanted);
   };
-  w.planner_steps = fit(w.planner_steps, 0.1 * seconds, v.planner);
+  w.planner_steps = fit(w.planner_steps, 0.1 * seconds, v.planners);
   w.base_steps = fit(w.base_steps, 0.4 * seconds, v.base);
-  const double spent = double(w.planner_steps) * v.planner + double(w.base_steps) * v.base;
-  w.variant_steps = fit(w.variant_steps, seconds - spent, per_variant_step);
+  const double spent = double(w.planner_steps) * v.planners + double(w.base_steps) * v.base;
+  w.variant_steps = fit(w.variant_steps, seconds - spent, v.variants);
   return w;
 }
 
@@ -62,45 +56,53 @@ void train(const options& o, const std::vector<std::string>& command) {
   run_folder folder(o.out);
   interrupt_guard interrupt;
 
-  const data d = load(o);
+  material m = gather(o);
+  const data& d = m.text;
   std::cerr << d.description << '\n'
             << d.split.train.size() << " / " << d.split.valid.size() << " / " << d.split.test.size() << " documents, "
             << text::count_tokens(d.corpus.documents) << " tokens, vocabulary " << d.vocabulary.size() << '\n';
-  const embeddings vectors = embed(d, o);
   std::cerr << "text, vocabulary and sentence vectors: " << with_digits(seconds_since(begin), 1) << " s\n";
 
   const run_description description{o, d.fingerprint, d.description, command};
 
   const std::unique_ptr<learner> device =
-      o.device == "cuda" ? make_cuda_learner(sizes_of(o, d), o.precision) : make_cpu_learner(sizes_of(o, d), o.threads);
+      o.device == "cuda" ? make_cuda_learner(sizes_of(o, d.vocabulary.size()), o.precision)
+                         : make_cpu_learner(sizes_of(o, d.vocabulary.size()), o.threads);
   run r(*device, folder, interrupt);
   std::vector<variant_result> results = read_results(folder);
   std::vector<std::string> reports;
+  std::vector<variant_plan> variants;
+  for (const std::string& name : o.variants) variants.push_back(plan_of(name, o));
+  work w;
   for (int seed = o.first_seed; seed < o.first_seed + o.seeds; ++seed) {
     r.stop_if_asked();
-    experiment e(*device, d, vectors, o, seed, r);
-    const work w = settle(folder, description, [&] { return plan_work(e, o, 60 * o.minutes - seconds_since(begin)); });
+    experiment e(*device, m, o, seed, r);
+    w = settle(folder, description, [&] { return plan_work(e, o, variants, 60 * o.minutes - seconds_since(begin)); });
     r.identify(identity(description, w));
     if (seed == o.first_seed) {
-      folder.write_text("vocabulary.model", d.vocabulary.model());
+      keep(folder, m);
       std::cerr << "steps: base " << w.base_steps << ", planner at most " << w.planner_steps << ", each variant " << w.variant_steps << '\n';
     }
-    e.prepare(w);
+    e.prepare(w, variants);
     std::cerr << e.label_report() << '\n';
     reports.push_back(e.label_report());
     // oracle-oracle is trained before oracle-predicted is tested, whatever their place in the table.
-    for (const std::string& name : o.variants) {
-      if (std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == name && v.seed == seed; })) continue;
-      results.push_back(e.train_and_test(name, w));
+    for (const variant_plan& plan : variants) {
+      if (std::any_of(results.begin(), results.end(), [&](const variant_result& v) { return v.name == plan.name && v.seed == seed; })) continue;
+      results.push_back(e.train_and_test(plan, w));
       write_results(folder, description, w, reports, results);
+      write_report(folder, description, w, reports, results);
     }
   }
+  write_report(folder, description, w, reports, results);
   std::error_code ignored;
   std::filesystem::remove(r.checkpoint(), ignored);
-  std::cout << '\n' << d.description << '\n' << results_table(results, o.variants)
+  const std::string generated = printed(generation_rows(results, o.variants));
+  std::cout << '\n' << d.description << '\n' << printed(results_rows(results, o.variants))
             << "Differences in nats per token, 95 % bootstrap over test documents; * : the interval leaves out 0.\n"
             << "none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound, no language model.\n"
-            << "results: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
+            << (generated.empty() ? "" : "\nGenerated text: continuations of test documents, and texts begun from nothing (latent ppl, MAUVE).\n")
+            << generated << "report:  " << folder.file("report.html").string() << "\nresults: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
 }
 
 int explain(const std::string& what, int status) {

@@ -8,6 +8,7 @@
 #include <thread>
 #include <CLI/CLI.hpp>
 #include <planlm/core/error.hpp>
+#include "variants.hpp"
 
 namespace train_planner_lm {
 namespace {
@@ -28,6 +29,17 @@ std::string complaint_about_positive(const std::string& given) {
   const bool fits = !given.empty() && end == given.c_str() + given.size() && std::isfinite(value) && value > 0;
   return fits ? "" : "give a number above 0, not '" + given + "'";
 }
+std::string complaint_about_share(const std::string& given, double most) {
+  char* end = nullptr;
+  const double value = std::strtod(given.c_str(), &end);
+  const bool fits = !given.empty() && end == given.c_str() + given.size() && value >= 0 && value <= most;
+  return fits ? "" : "give a number from 0 to " + std::to_string(static_cast<int>(most)) + ", not '" + given + "'";
+}
+std::string listed(const std::vector<std::string>& words) {
+  std::string list;
+  for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
+  return list;
+}
 
 }  // namespace
 
@@ -46,6 +58,13 @@ bool parse(int argc, char** argv, options& o, int& status) {
   const auto above_zero = [&](const char* flag, double& to, const char* help) {
     number(flag, to, help, complaint_about_positive);
   };
+  const auto share = [&](const char* flag, double& to, const char* help, double most) {
+    app.add_option(flag, to, help)->take_last()->capture_default_str()->check(
+        [most](const std::string& given) { return complaint_about_share(given, most); });
+  };
+  const auto word = [&](const char* flag, std::string& to, const char* help) {
+    app.add_option(flag, to, help)->take_last()->capture_default_str();
+  };
   const auto path = [](std::filesystem::path& to) {
     return [&to](const std::string& value) { to = value; };
   };
@@ -56,7 +75,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
   app.add_option("--format", o.format, "of the text: " + format_list())->capture_default_str();
   app.add_option("--splitter", o.splitter, "sentences of running text: " + splitter_list())->capture_default_str();
   app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
-  app.add_option("--variants", o.variants, "comma-separated; default all")->delimiter(',');
+  app.add_option("--variants", o.variants, "variants or groups of them, comma-separated (" + listed(group_names()) + "); default paper")
+      ->delimiter(',');
   whole("--seeds", o.seeds, "runs with seeds 1 .. N");
   whole("--first-seed", o.first_seed, "number of the first seed", 0);
   above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
@@ -75,6 +95,21 @@ bool parse(int argc, char** argv, options& o, int& status) {
   whole("--planner-layers", o.planner_layers, "blocks of the planner");
   whole("--planner-heads", o.planner_heads, "its attention heads");
   whole("--planner-inner", o.planner_inner, "its feed-forward width");
+  word("--placement", o.placement, "of plans: attention, feed-forward, embedding, inserted or prefix");
+  word("--gate", o.gate, "of plans: none, zero, one, learned or context");
+  word("--tables", o.tables, "of label embeddings: per-layer or shared");
+  word("--table-start", o.table_start, "centroids, random or free");
+  word("--tuning", o.tuning, "of the language model beside its adapters: frozen, lora or full");
+  whole("--prefix-rows", o.prefix_rows, "tokens of a prefix");
+  whole("--paths", o.paths, "label paths that condition a sentence, in training");
+  whole("--steps", o.steps, "sentences that a path looks ahead");
+  whole("--horizon", o.horizon, "steps that the look-ahead planner is trained on");
+  whole("--plan-layers", o.plan_layers, "blocks of the look-ahead network and of what reads paths");
+  whole("--rank", o.rank, "of low-rank updates");
+  above_zero("--alpha", o.alpha, "their scale, divided by the rank");
+  share("--planner-loss", o.planner_loss, "weight of the planner's cross-entropy in joint training", 1e9);
+  share("--unfreeze-at", o.unfreeze_at, "share of the stage after which mixture-joint-delayed thaws its planner", 1);
+  whole("--unfreeze-step", o.unfreeze_step, "the step, instead of --unfreeze-at", 0);
   whole("--variant-batch", o.variant_batch, "chunks per step of a variant");
   whole("--batch", o.batch, "chunks per step of the base model");
   whole("--planner-batch", o.planner_batch, "sentences per planner step");
@@ -88,6 +123,10 @@ bool parse(int argc, char** argv, options& o, int& status) {
   above_zero("--adapter-rate", o.adapter_rate, "of adapters");
   above_zero("--planner-rate", o.planner_rate, "of the planner alone");
   above_zero("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training");
+  above_zero("--low-rank-rate", o.low_rank_rate, "of low-rank updates of the language model");
+  above_zero("--full-rate", o.full_rate, "of the language model where it is trained whole with the adapters");
+  whole("--generate", o.generate, "documents to continue for the generation metrics; 0 for none", 0);
+  whole("--generate-tokens", o.generate_tokens, "tokens of each continuation");
   above_zero("--clip", o.clip, "largest global gradient norm");
   try {
     app.parse(argc, argv);
@@ -102,18 +141,30 @@ bool parse(int argc, char** argv, options& o, int& status) {
   }
 
   using planlm::input_error;
-  for (const std::string& name : o.variants)
-    if (std::find(all_variants.begin(), all_variants.end(), name) == all_variants.end()) {
-      std::string list;
-      for (const std::string& known : all_variants) list += (list.empty() ? "" : ", ") + known;
-      throw input_error("--variants: there is no variant '" + name + "'; choose from " + list);
+  // Groups become their members; the table's order, each once.
+  const std::vector<std::string> known = variant_names(o), groups = group_names();
+  if (o.variants.empty() && app.count("--variants") > 0) throw input_error("--variants: the list is empty; leave the flag out for the paper's variants");
+  if (o.variants.empty()) o.variants = {"paper"};
+  std::vector<std::string> wanted;
+  for (const std::string& name : o.variants) {
+    if (std::find(groups.begin(), groups.end(), name) != groups.end()) {
+      const std::vector<std::string> members = variant_names(o, name);
+      wanted.insert(wanted.end(), members.begin(), members.end());
+    } else if (std::find(known.begin(), known.end(), name) != known.end()) {
+      wanted.push_back(name);
+    } else {
+      throw input_error("--variants: there is no variant '" + name + "'; choose from the groups " + listed(groups) + " and the variants " + listed(known));
     }
-  // The table's order, each once.
-  std::vector<std::string> ordered;
-  for (const std::string& known : all_variants)
-    if (std::find(o.variants.begin(), o.variants.end(), known) != o.variants.end()) ordered.push_back(known);
-  o.variants = ordered;
-  if (o.variants.empty()) throw input_error("--variants: the list is empty; leave the flag out for all variants");
+  }
+  o.variants.clear();
+  for (const std::string& name : known)
+    if (std::find(wanted.begin(), wanted.end(), name) != wanted.end()) o.variants.push_back(name);
+  check(o);
+  return true;
+}
+
+void check(options& o) {
+  using planlm::input_error;
   const auto in = [](const std::string& list, const std::string& name) {
     return name.find(',') == std::string::npos && (", " + list + ",").find(" " + name + ",") != std::string::npos;
   };
@@ -137,7 +188,22 @@ bool parse(int argc, char** argv, options& o, int& status) {
                       std::to_string(o.layers - 1));
   if (o.threads > 1024) throw input_error("--threads " + std::to_string(o.threads) + ": give at most 1024, best one per processor");
   if (o.threads == 0) o.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return true;
+  if (o.steps > o.horizon)
+    throw input_error("--steps " + std::to_string(o.steps) + ": the look-ahead planner is trained on --horizon " + std::to_string(o.horizon));
+  if (o.rank > o.width) throw input_error("--rank " + std::to_string(o.rank) + ": no more than --width " + std::to_string(o.width));
+  if (o.prefix_rows >= o.length)
+    throw input_error("--prefix-rows " + std::to_string(o.prefix_rows) + ": leave room for text in --length " + std::to_string(o.length));
+  const auto alone = [&](const std::string& flag, const std::string& what) {
+    if (o.placement != "attention") throw input_error(flag + " is for --placement attention, not " + what);
+  };
+  if (o.gate == "context") alone("--gate context", o.placement);
+  if (o.tables == "shared") alone("--tables shared", o.placement);
+  if (o.gate == "context" && o.tables == "shared") throw input_error("--gate context is for --tables per-layer");
+  for (const std::string& name : o.variants) {
+    const variant_plan v = plan_of(name, o);
+    if (v.labels_by == predictor::look_ahead && v.train.paths.steps > o.horizon)
+      throw input_error("--variants " + name + " looks " + std::to_string(v.train.paths.steps) + " steps ahead, beyond --horizon " + std::to_string(o.horizon));
+  }
 }
 
 }  // namespace train_planner_lm

@@ -6,7 +6,6 @@
 #include <utility>
 #include <planlm/planning/kmeans.hpp>
 #include <planlm/text/corpus.hpp>
-#include <planlm/text/tfidf_svd.hpp>
 
 namespace train_planner_lm {
 namespace {
@@ -103,24 +102,46 @@ data load(const options& o) {
   return d;
 }
 
-embeddings embed(const data& d, const options& o) {
-  const auto& documents = d.corpus.text.documents;
+tfidf_svd fit_encoder(const data& d, const options& o) {
   std::vector<std::string> train;
   std::vector<index_t> starts{0};
   for (const int i : d.split.train) {
-    const auto& s = documents[static_cast<std::size_t>(i)].sentences;
+    const auto& s = d.corpus.text.documents[static_cast<std::size_t>(i)].sentences;
     train.insert(train.end(), s.begin(), s.end());
     starts.push_back(static_cast<index_t>(train.size()));
   }
   tfidf_svd_options settings;
   settings.width = o.label_width;
   settings.threads = o.threads;
-  const auto encoder = tfidf_svd::fit(train, starts, settings);
+  return tfidf_svd::fit(train, starts, settings);
+}
+
+embeddings embed(const data& d, const tfidf_svd& encoder) {
   std::vector<std::string> all;
   all.reserve(static_cast<std::size_t>(d.sentences) + 1);
-  for (const auto& document : documents) all.insert(all.end(), document.sentences.begin(), document.sentences.end());
-  all.push_back("empty");  // the published code's stand-in for a context without sentences
+  for (const auto& document : d.corpus.text.documents) all.insert(all.end(), document.sentences.begin(), document.sentences.end());
+  all.push_back(empty_context);
   return encoder.encode(all);
+}
+
+std::vector<char> sentence_ends(const data& d) {
+  std::vector<int> seen(static_cast<std::size_t>(d.vocabulary.size())), last(seen.size());
+  for (const int i : d.split.train) {
+    const auto& t = d.corpus.documents[static_cast<std::size_t>(i)];
+    for (std::size_t r = 1; r < t.tokens.size(); ++r) ++seen[static_cast<std::size_t>(t.tokens[r])];
+    for (std::size_t s = 1; s < t.sentence_begin.size(); ++s) ++last[static_cast<std::size_t>(t.tokens[static_cast<std::size_t>(t.sentence_begin[s] - 1)])];
+  }
+  std::vector<char> ends(seen.size());
+  for (std::size_t v = 0; v < seen.size(); ++v) ends[v] = 2 * last[v] > seen[v];
+  return ends;
+}
+
+material gather(const options& o) {
+  data d = load(o);
+  tfidf_svd encoder = fit_encoder(d, o);
+  embeddings vectors = embed(d, encoder);
+  std::vector<char> ends = sentence_ends(d);
+  return {std::move(d), std::move(encoder), std::move(vectors), std::move(ends)};
 }
 
 labelling label(const data& d, const embeddings& vectors, const options& o, std::uint64_t seed) {

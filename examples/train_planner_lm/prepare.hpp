@@ -7,7 +7,7 @@
 #include <planlm/planning/label_statistics.hpp>
 #include <planlm/text/chunks.hpp>
 #include <planlm/text/documents.hpp>
-#include <planlm/text/sentence_encoder.hpp>
+#include <planlm/text/tfidf_svd.hpp>
 #include <planlm/text/vocabulary.hpp>
 
 namespace train_planner_lm {
@@ -31,8 +31,23 @@ struct data {
 /// Errors: input_error for text that cannot be read or is too little.
 data load(const options& o);
 
-/// Vectors of all sentences and of an empty context, by tf-idf and truncated SVD fitted on training documents: (sentences + 1, label width).
-embeddings embed(const data& d, const options& o);
+/// Tf-idf and truncated SVD fitted on training documents.
+tfidf_svd fit_encoder(const data& d, const options& o);
+/// What a planner sees of a text that has not begun: the published code's stand-in for a context without sentences.
+inline constexpr const char* empty_context = "empty";
+/// Vectors of all sentences and of an empty context: (sentences + 1, label width).
+embeddings embed(const data& d, const tfidf_svd& encoder);
+/// Tokens after which a sentence of the training documents ends more often than not. (V)
+std::vector<char> sentence_ends(const data& d);
+
+/// What all seeds share.
+struct material {
+  data text;
+  tfidf_svd encoder;
+  embeddings vectors;      // (sentences + 1, label width)
+  std::vector<char> ends;  // (V)
+};
+material gather(const options& o);
 
 /// One seed's labels: vectors of all sentences, the codebook fitted on training sentences, the nearest label of each.
 struct labelling {

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <planlm/core/error.hpp>
+#include <planlm/io/encoder_file.hpp>
 #include <planlm/io/run_folder.hpp>
 #include <planlm/io/table.hpp>
 
@@ -26,11 +27,28 @@ std::vector<document_loss> losses_from(const json& list) {
   return documents;
 }
 variant_result result_from(const json& j) {
-  variant_result r{j.at("name"), j.at("seed"), losses_from(j.at("documents")), j.at("planner").at("accuracy"),
-                   j.at("planner").at("cross_entropy"), j.at("planner").at("entropy"), j.at("tokens_per_second"), j.at("seconds"), {}};
+  variant_result r;
+  r.name = j.at("name"), r.seed = j.at("seed"), r.documents = losses_from(j.at("documents"));
+  r.accuracy = j.at("planner").at("accuracy"), r.cross_entropy = j.at("planner").at("cross_entropy"), r.entropy = j.at("planner").at("entropy");
+  r.tokens_per_second = j.at("tokens_per_second"), r.seconds = j.at("seconds");
   if (j.contains("checks"))
     for (const auto& [name, check] : j.at("checks").items()) r.checks[name] = losses_from(check.at("documents"));
   r.device = j.value("device", r.device), r.precision = j.value("precision", r.precision);
+  if (j.contains("temperature")) {
+    r.temperature = j.at("temperature").at("chosen");
+    r.tried = j.at("temperature").at("valid_nll").get<std::map<std::string, double>>();
+  }
+  if (j.contains("generation")) {
+    const json& g = j.at("generation");
+    const auto number = [&](const char* key) { return g.at(key).is_null() ? NAN : g.at(key).get<double>(); };
+    r.generation = {g.at("documents").get<index_t>(), number("rouge2"), number("edits"), number("edits_normalised"), number("followed"),
+                    number("latent_perplexity"), number("latent_perplexity_of_truth"), number("mauve")};
+    for (const json& t : g.at("samples")) {
+      sample_text text{t.at("prompt"), {}};
+      for (const json& s : t.at("sentences")) text.sentences.push_back({s.at("text"), s.at("planned"), s.at("own")});
+      r.samples.push_back(std::move(text));
+    }
+  }
   return r;
 }
 
@@ -67,6 +85,19 @@ json to_json(const variant_result& r) {
                            {"device", r.device}, {"precision", r.precision}};
   for (const auto& [name, documents] : r.checks)
     j["checks"][name] = {{"test_nll", nats_per_token(documents)}, {"documents", to_json(documents)}};
+  if (!r.tried.empty()) j["temperature"] = {{"chosen", r.temperature}, {"valid_nll", r.tried}};
+  if (r.generation) {
+    const generation_scores& g = *r.generation;
+    json samples = json::array();
+    for (const sample_text& t : r.samples) {
+      json sentences = json::array();
+      for (const sample_sentence& s : t.sentences) sentences.push_back({{"text", s.text}, {"planned", s.planned}, {"own", s.own}});
+      samples.push_back({{"prompt", t.prompt}, {"sentences", sentences}});
+    }
+    j["generation"] = {{"documents", g.documents}, {"rouge2", g.rouge2}, {"edits", g.edits}, {"edits_normalised", g.edits_normalised},
+                       {"followed", g.followed}, {"latent_perplexity", g.latent_perplexity},
+                       {"latent_perplexity_of_truth", g.latent_perplexity_of_truth}, {"mauve", g.mauve}, {"samples", samples}};
+  }
   return j;
 }
 json to_json(const work& w) {
@@ -80,7 +111,12 @@ json config_of(const options& o) {
           {"label_width", o.label_width}, {"context", o.context}, {"planner_layers", o.planner_layers},
           {"planner_heads", o.planner_heads}, {"planner_inner", o.planner_inner}, {"batch", o.batch}, {"variant_batch", o.variant_batch},
           {"planner_batch", o.planner_batch}, {"base_rate", o.base_rate}, {"adapter_rate", o.adapter_rate},
-          {"planner_rate", o.planner_rate}, {"joint_planner_rate", o.joint_planner_rate}, {"clip", o.clip}};
+          {"planner_rate", o.planner_rate}, {"joint_planner_rate", o.joint_planner_rate}, {"clip", o.clip},
+          {"placement", o.placement}, {"gate", o.gate}, {"tables", o.tables}, {"table_start", o.table_start}, {"tuning", o.tuning},
+          {"prefix_rows", o.prefix_rows}, {"paths", o.paths}, {"steps", o.steps}, {"horizon", o.horizon}, {"plan_layers", o.plan_layers},
+          {"rank", o.rank}, {"alpha", o.alpha}, {"planner_loss", o.planner_loss}, {"unfreeze_at", o.unfreeze_at},
+          {"unfreeze_step", o.unfreeze_step}, {"low_rank_rate", o.low_rank_rate}, {"full_rate", o.full_rate}, {"generate", o.generate},
+          {"generate_tokens", o.generate_tokens}};
 }
 json identity_of(const run_description& run) {
   json identity = config_of(run.flags);
@@ -89,6 +125,15 @@ json identity_of(const run_description& run) {
 }
 
 }  // namespace
+
+void keep(const run_folder& folder, const material& m) {
+  folder.write_text("vocabulary.model", m.text.vocabulary.model());
+  write_encoder(folder.file("encoder.safetensors"), m.encoder);
+  json ends = json::array();
+  for (std::size_t v = 0; v < m.ends.size(); ++v)
+    if (m.ends[v]) ends.push_back(v);
+  folder.write_json("text.json", {{"corpus", m.text.description}, {"vocabulary", m.text.vocabulary.size()}, {"sentence_ends", ends}});
+}
 
 work settle(const run_folder& folder, const run_description& run, const std::function<work()>& plan) {
   const options& o = run.flags;
@@ -158,10 +203,17 @@ std::vector<variant_result> read_results(const run_folder& folder) {
   return results;
 }
 
-std::string results_table(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
-  text_table table({{"variant", text_table::left}, {"ppl", text_table::right}, {"nats/token", text_table::right},
+std::string printed(const table_rows& table) {
+  if (table.rows.empty()) return "";
+  text_table text(table.columns);
+  for (const auto& row : table.rows) text.row(row);
+  return text.text();
+}
+
+table_rows results_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+  table_rows table{{{"variant", text_table::left}, {"ppl", text_table::right}, {"nats/token", text_table::right},
                     {"vs fixed [95 %]", text_table::right}, {"vs mixture-frozen [95 %]", text_table::right},
-                    {"accuracy", text_table::right}, {"cross-entropy", text_table::right}, {"entropy", text_table::right}});
+                    {"accuracy", text_table::right}, {"cross-entropy", text_table::right}, {"entropy", text_table::right}}, {}};
   const auto fixed = by_seed(results, "fixed"), frozen = by_seed(results, "mixture-frozen");
   const auto row = [&](const std::string& name, const std::string& shown, const std::string& check) {
     const auto mine = by_seed(results, name, check);
@@ -178,15 +230,58 @@ std::string results_table(const std::vector<variant_result>& results, const std:
         entropy += r.entropy;
         n += 1;
       }
-    table.row({shown, with_digits(ppl, 2), with_digits(nll, 4), shown == "fixed" ? "" : difference(mine, fixed),
-               shown == "mixture-frozen" ? "" : difference(mine, frozen), with_digits(accuracy / n, 3), with_digits(cross_entropy / n, 3),
-               with_digits(entropy / n, 3)});
+    table.rows.push_back({shown, with_digits(ppl, 2), with_digits(nll, 4), shown == "fixed" ? "" : difference(mine, fixed),
+                          shown == "mixture-frozen" ? "" : difference(mine, frozen), with_digits(accuracy / n, 3), with_digits(cross_entropy / n, 3),
+                          with_digits(entropy / n, 3)});
   };
   for (const std::string& name : order) {
     row(name, name, "");
     row(name, name + ", argmax at test", "argmax");
+    for (const char* paths : {"1", "2", "4", "8", "16", "32"}) row(name, name + ", " + paths + " at test", std::string("paths=") + paths);
   }
-  return table.text();
+  return table;
+}
+
+table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+  table_rows table{{{"variant", text_table::left}, {"ROUGE-2", text_table::right}, {"label edits", text_table::right},
+                    {"per label", text_table::right}, {"plan followed", text_table::right}, {"latent ppl", text_table::right},
+                    {"of true text", text_table::right}, {"MAUVE", text_table::right}}, {}};
+  for (const std::string& name : order) {
+    std::vector<generation_scores> mine;
+    for (const variant_result& r : results)
+      if (r.name == name && r.generation) mine.push_back(*r.generation);
+    if (mine.empty()) continue;
+    const auto mean = [&](double generation_scores::*value, int digits) {
+      double sum = 0;
+      for (const generation_scores& g : mine) sum += g.*value;
+      const double m = sum / double(mine.size());
+      return std::isfinite(m) ? with_digits(m, digits) : std::string("-");
+    };
+    using g = generation_scores;
+    table.rows.push_back({name, mean(&g::rouge2, 4), mean(&g::edits, 2), mean(&g::edits_normalised, 3), mean(&g::followed, 3),
+                          mean(&g::latent_perplexity, 2), mean(&g::latent_perplexity_of_truth, 2), mean(&g::mauve, 3)});
+  }
+  return table;
+}
+
+std::optional<compared> compare(const std::vector<variant_result>& results, const std::string& name) {
+  const auto mine = by_seed(results, name), fixed = by_seed(results, "fixed");
+  if (mine.empty()) return {};
+  double nats = 0, reference = 0;
+  std::vector<std::vector<document_loss>> a, b;
+  for (const auto& [seed, documents] : mine) {
+    nats += nats_per_token(documents) / double(mine.size());
+    if (const auto found = fixed.find(seed); found != fixed.end()) {
+      a.push_back(documents), b.push_back(found->second);
+      reference += nats_per_token(found->second);
+    }
+  }
+  compared c{std::exp(nats), std::exp(nats), std::exp(nats)};
+  if (a.size() != mine.size() || name == "fixed" || a[0].size() < 2) return c;
+  const interval_estimate d = paired_bootstrap_over_seeds(a, b, 2000, 1);
+  reference /= double(a.size());
+  c.lower = std::exp(reference + d.lower), c.upper = std::exp(reference + d.upper);
+  return c;
 }
 
 }  // namespace train_planner_lm

@@ -3,9 +3,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 #include "options.hpp"
+#include "prepare.hpp"
+#include <planlm/io/table.hpp>
 #include <planlm/training/statistics.hpp>
 
 namespace planlm {
@@ -16,6 +19,25 @@ namespace train_planner_lm {
 
 using namespace planlm;
 
+/// How generated text does. Shares and scores 0 to 1; NaN where a variant has no plan to follow.
+struct generation_scores {
+  index_t documents = 0;                // continued, and as many begun from nothing
+  double rouge2 = 0;                    // F of the continuation against the true one
+  double edits = 0, edits_normalised = 0;  // between their labels
+  double followed = 0;                  // sentences whose own label is the planned one
+  double latent_perplexity = 0, latent_perplexity_of_truth = 0;  // of label sequences of texts begun from nothing, and of true texts
+  double mauve = 0;                     // of their sentences against true ones
+};
+/// A text written by a variant.
+struct sample_sentence {
+  std::string text;
+  int planned = -1, own = -1;
+};
+struct sample_text {
+  std::string prompt;
+  std::vector<sample_sentence> sentences;
+};
+
 /// One row of results.json.
 struct variant_result {
   std::string name;
@@ -23,7 +45,11 @@ struct variant_result {
   std::vector<document_loss> documents;          // of the test part, in its order
   double accuracy = 0, cross_entropy = 0, entropy = 0;  // of the planner after the variant's training
   double tokens_per_second = 0, seconds = 0;
-  std::map<std::string, std::vector<document_loss>> checks;  // other ways to test the same training: mixture -> argmax
+  std::map<std::string, std::vector<document_loss>> checks;  // other ways to test the same training: mixture -> argmax, more paths
+  double temperature = 1;                                    // where it was tuned, and what each candidate gave on validation documents
+  std::map<std::string, double> tried;
+  std::optional<generation_scores> generation;
+  std::vector<sample_text> samples;
   std::string device = "cpu", precision = "float32";         // where it was trained: a run may go on elsewhere
 
   double nll() const { return nats_per_token(documents); }
@@ -42,6 +68,9 @@ struct run_description {
   std::vector<std::string> command;
 };
 
+/// What programs that generate need beside the parameters: vocabulary.model, encoder.safetensors, text.json.
+void keep(const run_folder& folder, const material& m);
+
 /// Steps of the run that `folder` holds, else of `plan`, which are then kept in run.json. Errors: input_error for a folder that holds
 /// another run: going on means the same run.
 work settle(const run_folder& folder, const run_description& run, const std::function<work()>& plan);
@@ -55,7 +84,21 @@ std::vector<variant_result> read_results(const run_folder& folder);
 void write_results(const run_folder& folder, const run_description& run, const work& w, const std::vector<std::string>& reports,
                    const std::vector<variant_result>& results);
 
+/// A table's columns and cells.
+struct table_rows {
+  std::vector<text_table::column> columns;
+  std::vector<std::vector<std::string>> rows;
+};
 /// Means over seeds; differences to `fixed` and to `mixture-frozen` where those were run. Variants in the order given.
-std::string results_table(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+table_rows results_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+/// Means over seeds of the generation scores; no rows if there are none.
+table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+std::string printed(const table_rows& table);
+
+/// Perplexity of a variant, and its interval as `fixed` with the interval of the difference; both equal to it where there is none.
+struct compared {
+  double perplexity, lower, upper;
+};
+std::optional<compared> compare(const std::vector<variant_result>& results, const std::string& name);
 
 }  // namespace train_planner_lm

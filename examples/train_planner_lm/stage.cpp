@@ -106,6 +106,12 @@ run::summary run::stage(const stage_state& state, const std::function<step_resul
   return result;
 }
 
+void run::observe(int seed, const std::string& stage, index_t step, const std::vector<std::pair<std::string, double>>& values) {
+  nlohmann::ordered_json line{{"seed", seed}, {"stage", stage}, {"step", step}};
+  for (const auto& [name, value] : values) line["planner"][name] = value;
+  metrics_->append(line);
+}
+
 void run::save(const std::string& key, const stage_state& state, index_t step, double seconds, index_t tokens, double shown) {
   std::vector<std::vector<float>> values;
   std::vector<tensor_ref> tensors;

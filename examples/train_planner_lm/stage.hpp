@@ -55,6 +55,9 @@ class run {
   summary stage(const stage_state& state, const std::function<step_result(index_t)>& step, const std::function<bool(index_t)>& more,
                 const std::function<std::string(index_t)>& where);
 
+  /// What a planner does at this point of a stage, for the report: a line of metrics.jsonl.
+  void observe(int seed, const std::string& stage, index_t step, const std::vector<std::pair<std::string, double>>& values);
+
   /// Throws `interrupted` after a first Ctrl-C.
   void stop_if_asked() const;
 
