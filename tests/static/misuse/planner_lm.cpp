@@ -1,4 +1,4 @@
-// The whole model on a backend that is none of ours, and what it says about a mixing policy that is none.
+// The whole model on a backend that is none of ours, and what it says about a mixing policy or an adapter that is none.
 #include <planlm/planlm.hpp>
 #include "paper_backend.hpp"
 
@@ -34,6 +34,10 @@ void use(context<B>& cx, planner_lm<B>::params& p, const planned_rows<B>& batch)
   }
   auto [h, pullback] = model(cx, p, batch, z, as_they_are{});
   pullback(h, p);
+  const planner_lm<B, at_embedding, plan_adapter<B, context_gate<B>>> embedded{{}, {8, 128}};
+  planner_lm<B, at_embedding, plan_adapter<B, context_gate<B>>>::params q;
+  auto [e, back] = embedded(cx, q, batch, z);
+  back(e, q);
 #elif CASE == 1
   // expect: planlm: a mixing policy needs weights.context, logits. that returns vjp.weights, pullback
   model(cx, p, batch, z, no_weights{});
@@ -46,5 +50,8 @@ void use(context<B>& cx, planner_lm<B>::params& p, const planned_rows<B>& batch)
 #elif CASE == 4
   // expect: (no match for call|no matching function|no instance of overloaded function)
   model(cx, p, batch, const_tensor<paper<double>>{}, mixture{});
+#elif CASE == 5
+  // expect: planlm: the third parameter of planner_lm is an adapter, such as label_adapter.B. or plan_adapter.B.
+  const planner_lm<B, at_attention_output, no_gate<B>> gated{{}, 4, 8, 0};
 #endif
 }
