@@ -98,10 +98,11 @@ void train(const options& o, const std::vector<std::string>& command) {
   std::error_code ignored;
   std::filesystem::remove(r.checkpoint(), ignored);
   const std::string generated = printed(generation_rows(results, o.variants));
+  const std::string drawn = printed(path_rows(results, o.variants));
   std::cout << '\n' << d.description << '\n' << printed(results_rows(results, o.variants))
             << "Differences in nats per token, 95 % bootstrap over test documents; * : the interval leaves out 0.\n"
             << "none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound, no language model.\n"
-            << (generated.empty() ? "" : "\nGenerated text: continuations of test documents, and texts begun from nothing (latent ppl, MAUVE).\n")
+            << (drawn.empty() ? "" : "\n") << drawn << (generated.empty() ? "" : "\nGenerated text: continuations of test documents, and texts begun from nothing (latent ppl, MAUVE).\n")
             << generated << "report:  " << folder.file("report.html").string() << "\nresults: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
 }
 

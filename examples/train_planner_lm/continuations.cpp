@@ -1,4 +1,5 @@
 /// How a variant writes: continuations of test documents and texts begun from nothing, and their scores (methods section 11).
+#include "checkpoint.hpp"
 #include "experiment.hpp"
 #include <algorithm>
 #include <array>
@@ -40,16 +41,6 @@ std::string joined(const std::vector<std::string>& sentences) {
   std::string all;
   for (const std::string& s : sentences) all += (all.empty() ? "" : " ") + s;
   return all;
-}
-
-/// Whether a generator can follow the variant's plans: those in rows of their own, a label head's and tokens of the text cannot be asked for.
-bool can_write(const variant_plan& plan) {
-  const bool told = std::holds_alternative<oracle_labels>(plan.test.weights);
-  return !told && !plan.planning_tokens && !plan.test.reach.own_rows() && plan.labels_by != predictor::language_model;
-}
-/// Whether its labels say something of a sentence.
-bool has_plans(const variant_plan& plan) {
-  return plan.adapted && !std::holds_alternative<fixed>(plan.test.weights) && !std::holds_alternative<uniform>(plan.test.weights);
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ void add_perplexity(report& page, const std::vector<variant_result>& results, co
 }
 
 /// Perplexity against the number of paths at test, and against steps.
-void add_paths(report& page, const std::vector<variant_result>& results) {
+void add_paths(report& page, const std::vector<variant_result>& results, const std::vector<std::string>& order) {
   std::map<std::string, std::map<int, std::pair<double, int>>> by_paths;  // variant -> paths -> sum of nats, count
   std::map<int, std::pair<double, int>> by_steps;
   for (const variant_result& r : results)
@@ -110,6 +110,8 @@ void add_paths(report& page, const std::vector<variant_result>& results) {
   const std::vector<series> one{steps};
   page.chart(line_chart({.title = "Perplexity and steps", .caption = "Labels in each path, trained and tested alike.", .x_title = "steps",
                          .y_title = "perplexity"}, one));
+  const auto [columns, rows] = path_rows(results, order);
+  page.table(columns, rows, "Sampled plans");
 }
 
 void add_curves(report& page, const std::filesystem::path& metrics) {
@@ -186,7 +188,7 @@ void write_report(const run_folder& folder, const run_description& run, const wo
   for (const variant_result& r : results)
     if (std::find(o.variants.begin(), o.variants.end(), r.name) != o.variants.end()) mine.push_back(r);
   add_perplexity(page, mine, o.variants);
-  add_paths(page, mine);
+  add_paths(page, mine, o.variants);
   page.section("The table", "Means over seeds. Differences in nats per token with 95 % intervals; * where the interval leaves out 0.");
   const auto [columns, rows] = results_rows(mine, o.variants);
   page.table(columns, rows, "Losses on held-out documents");

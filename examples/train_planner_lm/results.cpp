@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <type_traits>
 #include <nlohmann/json.hpp>
 #include <planlm/core/error.hpp>
 #include <planlm/io/encoder_file.hpp>
@@ -104,19 +105,26 @@ json to_json(const work& w) {
   return {{"base", w.base_steps}, {"planner", w.planner_steps}, {"variant", w.variant_steps}};
 }
 
-/// What decides the numbers: two runs with equal config, text and steps compute the same on one device and precision.
+/// f(name, value) for all that decides the numbers: two runs with equal settings, text and steps compute the same on one device and precision.
+template <class Options, class F>
+void for_each_setting(Options& o, const F& f) {
+  f("format", o.format), f("splitter", o.splitter), f("score", o.score);
+  f("layers", o.layers), f("width", o.width), f("heads", o.heads), f("length", o.length), f("vocabulary", o.vocabulary);
+  f("first_adapted", o.first_adapted), f("labels", o.labels), f("label_width", o.label_width), f("context", o.context);
+  f("planner_layers", o.planner_layers), f("planner_heads", o.planner_heads), f("planner_inner", o.planner_inner);
+  f("batch", o.batch), f("variant_batch", o.variant_batch), f("planner_batch", o.planner_batch);
+  f("base_rate", o.base_rate), f("adapter_rate", o.adapter_rate), f("planner_rate", o.planner_rate);
+  f("joint_planner_rate", o.joint_planner_rate), f("clip", o.clip);
+  f("placement", o.placement), f("gate", o.gate), f("tables", o.tables), f("table_start", o.table_start), f("tuning", o.tuning);
+  f("prefix_rows", o.prefix_rows), f("paths", o.paths), f("steps", o.steps), f("horizon", o.horizon), f("plan_layers", o.plan_layers);
+  f("rank", o.rank), f("alpha", o.alpha), f("planner_loss", o.planner_loss), f("unfreeze_at", o.unfreeze_at);
+  f("unfreeze_step", o.unfreeze_step), f("low_rank_rate", o.low_rank_rate), f("full_rate", o.full_rate);
+  f("generate", o.generate), f("generate_tokens", o.generate_tokens);
+}
 json config_of(const options& o) {
-  return {{"format", o.format}, {"splitter", o.splitter}, {"score", o.score}, {"layers", o.layers}, {"width", o.width}, {"heads", o.heads},
-          {"length", o.length}, {"vocabulary", o.vocabulary}, {"first_adapted", o.first_adapted}, {"labels", o.labels},
-          {"label_width", o.label_width}, {"context", o.context}, {"planner_layers", o.planner_layers},
-          {"planner_heads", o.planner_heads}, {"planner_inner", o.planner_inner}, {"batch", o.batch}, {"variant_batch", o.variant_batch},
-          {"planner_batch", o.planner_batch}, {"base_rate", o.base_rate}, {"adapter_rate", o.adapter_rate},
-          {"planner_rate", o.planner_rate}, {"joint_planner_rate", o.joint_planner_rate}, {"clip", o.clip},
-          {"placement", o.placement}, {"gate", o.gate}, {"tables", o.tables}, {"table_start", o.table_start}, {"tuning", o.tuning},
-          {"prefix_rows", o.prefix_rows}, {"paths", o.paths}, {"steps", o.steps}, {"horizon", o.horizon}, {"plan_layers", o.plan_layers},
-          {"rank", o.rank}, {"alpha", o.alpha}, {"planner_loss", o.planner_loss}, {"unfreeze_at", o.unfreeze_at},
-          {"unfreeze_step", o.unfreeze_step}, {"low_rank_rate", o.low_rank_rate}, {"full_rate", o.full_rate}, {"generate", o.generate},
-          {"generate_tokens", o.generate_tokens}};
+  json config = json::object();
+  for_each_setting(o, [&](const char* name, const auto& value) { config[name] = value; });
+  return config;
 }
 json identity_of(const run_description& run) {
   json identity = config_of(run.flags);
@@ -166,6 +174,23 @@ work settle(const run_folder& folder, const run_description& run, const std::fun
     return {w.at("base"), w.at("planner"), w.at("variant")};
   } catch (const json::exception&) {
     throw input_error(file.string() + ": is not a run description of this program; choose another --out");
+  }
+}
+
+finished_run read_run(const std::filesystem::path& folder) {
+  const auto file = folder / "run.json";
+  if (!std::filesystem::exists(file)) throw input_error(folder.string() + ": holds no run of train_planner_lm (there is no run.json); name the folder that --out named");
+  try {
+    std::ifstream in(file);
+    const json whole = json::parse(in);
+    json all = whole.at("identity");
+    finished_run run;
+    for_each_setting(run.flags, [&](const char* name, auto& value) { value = all.at(name).get<std::decay_t<decltype(value)>>(); });
+    all["steps"] = whole.at("steps");
+    run.identity = all.dump();
+    return run;
+  } catch (const json::exception&) {
+    throw input_error(file.string() + ": is not a run description of this program");
   }
 }
 
@@ -237,7 +262,23 @@ table_rows results_rows(const std::vector<variant_result>& results, const std::v
   for (const std::string& name : order) {
     row(name, name, "");
     row(name, name + ", argmax at test", "argmax");
-    for (const char* paths : {"1", "2", "4", "8", "16", "32"}) row(name, name + ", " + paths + " at test", std::string("paths=") + paths);
+  }
+  return table;
+}
+
+table_rows path_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+  table_rows table{{{"nats/token by paths at test", text_table::left}}, {}};
+  const std::vector<std::string> counts{"1", "2", "4", "8", "16", "32"};
+  for (const std::string& n : counts) table.columns.push_back({n, text_table::right});
+  for (const std::string& name : order) {
+    std::vector<std::string> row{name};
+    for (const std::string& n : counts) {
+      const auto mine = by_seed(results, name, "paths=" + n);
+      double nll = 0;
+      for (const auto& [seed, documents] : mine) nll += nats_per_token(documents) / double(mine.size());
+      if (!mine.empty()) row.push_back(with_digits(nll, 4));
+    }
+    if (row.size() == table.columns.size()) table.rows.push_back(std::move(row));
   }
   return table;
 }

@@ -78,6 +78,14 @@ work settle(const run_folder& folder, const run_description& run, const std::fun
 /// Settings, text and steps in one line: two runs that share it compute the same.
 std::string identity(const run_description& run, const work& w);
 
+/// A run from outside: the settings that its files were made with, and what they say of themselves.
+struct finished_run {
+  options flags;
+  std::string identity;
+};
+/// Errors: input_error for a folder that holds no run of this program.
+finished_run read_run(const std::filesystem::path& folder);
+
 /// The rows of results.json; none if there is no such file. Errors: input_error for a file that is no results.json.
 std::vector<variant_result> read_results(const run_folder& folder);
 /// `reports`: one line on the labels of each seed.
@@ -91,6 +99,8 @@ struct table_rows {
 };
 /// Means over seeds; differences to `fixed` and to `mixture-frozen` where those were run. Variants in the order given.
 table_rows results_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+/// Means over seeds of variants that draw paths, tested with more and fewer of them; no rows if there are none.
+table_rows path_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
 /// Means over seeds of the generation scores; no rows if there are none.
 table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
 std::string printed(const table_rows& table);

@@ -71,11 +71,11 @@ class run {
   std::filesystem::path checkpoint() const { return file("checkpoint.safetensors"); }
 
   /// Named parameters, written whole or not at all, with what the file says of itself.
-  void save_parameters(part& from, const std::filesystem::path& path, const std::map<std::string, std::string>& about);
+  static void save_parameters(part& from, const std::filesystem::path& path, const std::map<std::string, std::string>& about);
   /// Reads what save_parameters wrote, and gives all that it says of itself. Errors: input_error for a damaged file, another run's file
   /// or another model's tensors.
-  std::map<std::string, std::string> load_parameters(part& to, const std::filesystem::path& path,
-                                                     const std::map<std::string, std::string>& about);
+  static std::map<std::string, std::string> load_parameters(part& to, const std::filesystem::path& path,
+                                                            const std::map<std::string, std::string>& about);
 
  private:
   void save(const std::string& key, const stage_state& state, index_t step, double seconds, index_t tokens, double shown);

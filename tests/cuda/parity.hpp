@@ -18,6 +18,9 @@
 #include <planlm/training/adamw.hpp>
 #include <planlm/training/clipping.hpp>
 
+#include "parity_adapters.hpp"
+#include "parity_look_ahead.hpp"
+
 namespace planlm::testing {
 
 /// Named arrays.
@@ -68,6 +71,8 @@ class operations {
     policies();
     layers();
     reductions();
+    look_ahead_parity<B, Input>(cx_, out_);
+    adapter_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
 
