@@ -166,8 +166,9 @@ class adapter_results {
       }
       if (slots.empty()) return;
       const auto next = cache.extend(cx_, slots, counts);
-      for (const auto v : cx_.read(decode(cx_, model, theta.weights, indices<B>(cx_.upload(tokens)), indices<B>(cx_.upload(of)), plans, next, cache)))
-        hidden.push_back(static_cast<double>(v));
+      const const_tensor<B> h =
+          decode(cx_, model, theta.weights, indices<B>(cx_.upload(tokens)), indices<B>(cx_.upload(of)), plans, next, cache);
+      for (const auto v : cx_.read(h)) hidden.push_back(static_cast<double>(v));
     }
   }
 

@@ -53,7 +53,8 @@ void check_case(const std::string& name, const Make& make) {
                                 {ids(rows.offsets), rows.offsets.data(), ids(rows.positions)}, 4};
   const auto at = hashed(4 * z["labels"].get<std::size_t>(), number, 3, 0);
   const std::vector<T> logits(at.begin(), at.end());
-  auto [h, pullback] = model(cx, theta.weights, planned, const_tensor<B>(logits.data(), 4, z["labels"].get<index_t>()), mixture{z["temperature"]});
+  auto [h, pullback] = model(cx, theta.weights, planned, const_tensor<B>(logits.data(), 4, z["labels"].get<index_t>()),
+                             mixture{z["temperature"]});
   const auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(h), const_tensor<B>(theta.weights.lm.token.table), planned.targets,
                                               const_tensor<B, 1>{}, T(1) / T(11), theta.grads.lm.token.table);
   const const_tensor<B> dz = pullback(loss.dhidden, theta.grads);

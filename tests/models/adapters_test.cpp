@@ -103,7 +103,9 @@ TEST_CASE("fact 9: permuting labels in the shared table and in the planner's hea
     return moved;
   };
   const values table = permuted(gradient(run, "labels.table")), w = gradient(run, "adapters.1.w");
-  const auto move = [&](auto& store, const char* name) { store.write(run.cx, store.find(name), permuted(store.read(run.cx, store.find(name)))); };
+  const auto move = [&](auto& store, const char* name) {
+    store.write(run.cx, store.find(name), permuted(store.read(run.cx, store.find(name))));
+  };
   move(run.theta, "labels.table"), move(run.phi, "head.w"), move(run.phi, "head.b");
   run.zero_grads();
   const auto after = run.run();

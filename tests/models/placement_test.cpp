@@ -151,7 +151,8 @@ TEST_CASE("a prefix of length zero equals the base language model: values and gr
     const small_batch& rows = batch.without;
     auto [h, pullback] = lm(cx, base.weights, small_batch::as_indices<B>(rows.tokens), rows.chunks.view<B>());
     const auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(h), const_tensor<B>(base.weights.token.table),
-                                                small_batch::as_indices<B>(rows.targets), const_tensor<B, 1>{}, 1.0 / 11, base.grads.token.table);
+                                                small_batch::as_indices<B>(rows.targets), const_tensor<B, 1>{}, 1.0 / 11,
+                                                base.grads.token.table);
     pullback(loss.dhidden, base.grads);
     CHECK(same_bits(out.hidden, cx.read(const_tensor<B>(h))));
     CHECK(out.loss == cx.read_one(loss.total));

@@ -44,7 +44,8 @@ std::vector<typename Any::real> in_pieces(context<Any>& cx, const std::vector<ty
     std::vector<int> positions;
     for (int t = 0; t < n; ++t) positions.push_back(begin + t);
     const sequences<Any> seq{cx.upload(offsets), offsets.data(), cx.upload(positions)};
-    const auto piece = std::span<const typename Any::real>(x).subspan(static_cast<std::size_t>(begin * cols), static_cast<std::size_t>(n * cols));
+    const auto piece =
+        std::span<const typename Any::real>(x).subspan(static_cast<std::size_t>(begin * cols), static_cast<std::size_t>(n * cols));
     const auto m = cx.read(ops::running_mean(cx, const_tensor<Any>(cx.upload(piece, index_t{n}, cols)), seq,
                                              running_sums<Any>{sums, indices<Any>(cx.upload(slots))}));
     y.insert(y.end(), m.begin(), m.end());

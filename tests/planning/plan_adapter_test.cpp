@@ -172,6 +172,16 @@ TEST_CASE("fact 10: a gate that starts at zero, chosen at run time, hides the pl
   CHECK_FALSE(all_zero(theta.read_gradient(cx, theta.find("gate"))));
 }
 
+TEST_CASE("an adapter refuses embeddings of another width, and a gate that is not its own width") {
+  context<B> cx;
+  const plan_adapter<B, learned_gate<B>> narrow{3, 5, {4}}, right{3, 5};
+  parameters<plan_adapter<B, learned_gate<B>>> theta(cx, right, philox{1});
+  CHECK_THROWS_WITH(right(cx, theta.weights, const_tensor<B>(cx.make(2, 4))),
+                    "plan_adapter: embeddings are (2, 4), expected (S, 3); the gate is 5 wide, the adapter 5");
+  CHECK_THROWS_WITH(narrow(cx, theta.weights, const_tensor<B>(cx.make(2, 3))),
+                    "plan_adapter: embeddings are (2, 3), expected (S, 3); the gate is 4 wide, the adapter 5");
+}
+
 TEST_CASE("an adapter acts from the first step on: its W does not start at zero, its bias does") {
   context<B> cx;
   const index_t c = 64, d = 48;

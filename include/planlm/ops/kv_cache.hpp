@@ -1,8 +1,8 @@
 /// Keys and values that decoding has already seen, and the attention of new rows over them.
 ///
-/// A cache holds, per layer, keys and values (sequences, capacity, kv_heads * width); rotary keys are stored as turned. Where a gate looks at the
-/// mean of the rows so far (context_gate.hpp), also the sums behind it, at every position: what is truncated leaves nothing. New rows come packed,
-/// any number per sequence: one each when decoding token by token, a whole prompt when a sequence begins. Row at position t of its sequence
+/// A cache holds, per layer, keys and values (sequences, capacity, kv_heads * width); rotary keys are stored as turned. Where a gate looks at
+/// the mean of the rows so far (context_gate.hpp), also the sums behind it, at every position: what is truncated leaves nothing.
+/// New rows come packed, any number per sequence: one each when decoding token by token, a whole prompt when a sequence begins. Row at position t of its sequence
 /// sees positions 0 .. t. On the CPU its values are bit for bit those of the packed forward pass.
 #pragma once
 #include <algorithm>

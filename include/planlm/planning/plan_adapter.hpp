@@ -1,6 +1,7 @@
 /// The adapter of one layer: what the embedding of a sentence's label becomes on its way into the language model.
 #pragma once
 #include <cmath>
+#include <string>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/ops/running_mean.hpp>
@@ -14,6 +15,7 @@ namespace planlm {
 ///   pullback(du, g, dc): dW += dv^T c, db += sums of dv;  dc += dv W unless it is empty, so that layers sum up over one table that they
 ///   share: label_mixture gives c once, its pullback runs once.
 /// Columns are the width of the language model, P times that where a sentence has P rows of its own (plan_rows.hpp), and the gate's logits.
+/// Errors: shape_error if c is not label width wide, or the gate not as wide as the adapter.
 template <Backend B, class Gate = no_gate<B>>
 struct plan_adapter {
   using backend = B;
@@ -37,6 +39,10 @@ struct plan_adapter {
     gate.each_param(f, p.gate...);
   }
   auto operator()(context<B>& cx, const params& p, const_tensor<B> c) const {
+    if (c.cols() != label_width || gate.width != width)
+      throw shape_error("plan_adapter: embeddings are " + ops::shape_text(c.rows(), c.cols()) + ", expected (S, " +
+                        std::to_string(label_width) + "); the gate is " + std::to_string(gate.width) + " wide, the adapter " +
+                        std::to_string(width));
     const const_tensor<B> v = ops::matmul_nt_bias(cx, c, const_tensor<B>(p.w), const_tensor<B, 1>(p.b));
     auto [u, gate_pullback] = gate(cx, p.gate, v);
     return vjp{u, [&cx, c, w = p.w, gate_pullback = gate_pullback](const_tensor<B> du, const params& g, tensor<B> dc, into mode = into::add) {
