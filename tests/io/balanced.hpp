@@ -1,47 +1,76 @@
 /// Whether markup is well formed: every tag closed in order, no stray < or &, quotes around attributes.
 #pragma once
 #include <algorithm>
+#include <cctype>
 #include <cstddef>
-#include <regex>
 #include <string>
+#include <string_view>
 #include <vector>
 
-/// Empty when all is well, else what is wrong.
-inline std::string unbalanced(std::string page) {
-  page = std::regex_replace(page, std::regex("^<!DOCTYPE html>"), "");
-  if (const auto style = page.find("<style>"); style != std::string::npos)
-    page.erase(style + 7, page.find("</style>") - style - 7);
-  static const std::regex tag(R"-(^<(/?)([a-z0-9]+)((?:\s+[a-zA-Z0-9-]+="[^"<]*"|\s+hidden)*)\s*(/?)>)-");
-  static const std::regex entity("^&(amp|lt|gt|quot);");
-  std::vector<std::string> open;
-  for (auto at = page.cbegin(); at != page.cend();) {
-    const std::string here(at, page.cend() - at > 30 ? at + 30 : page.cend());
-    std::smatch found;
-    if (*at == '&' && !std::regex_search(here, entity)) return "stray & at " + here;
-    if (*at != '<') {
-      ++at;
-      continue;
-    }
-    const auto end = std::find(at, page.cend(), '>');
-    const std::string text(at, end == page.cend() ? end : end + 1);
-    if (!std::regex_match(text, found, tag)) return "no tag: " + here;
-    if (found[1].length() > 0) {
-      if (open.empty() || open.back() != found[2]) return "closes what is not open: " + here;
-      open.pop_back();
-    } else if (found[4].length() == 0) {
-      open.push_back(found[2]);
-    }
-    at += static_cast<std::ptrdiff_t>(text.size());
-  }
-  return open.empty() ? "" : "never closed: " + open.back();
-}
+inline bool holds(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
 
 /// How often `part` occurs in `text`.
-inline std::size_t occurrences(const std::string& text, const std::string& part) {
+inline std::size_t occurrences(std::string_view text, std::string_view part) {
   std::size_t count = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  for (auto at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++count;
   return count;
 }
-inline bool holds(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+
+/// The name of a tag in front of `text`, which then starts with what follows.
+inline std::string_view taken_name(std::string_view& text) {
+  std::size_t length = 0;
+  while (length < text.size() &&
+         (std::isalnum(static_cast<unsigned char>(text[length])) || text[length] == '-'))
+    ++length;
+  const auto name = text.substr(0, length);
+  text.remove_prefix(length);
+  return name;
+}
+
+/// Whether `text` is a row of ` name="value"`.
+inline bool attributes(std::string_view text) {
+  while (!text.empty()) {
+    const auto begin = text.find_first_not_of(" \n");
+    if (begin == text.npos) return true;
+    if (begin == 0) return false;
+    text.remove_prefix(begin);
+    if (taken_name(text).empty() || !text.starts_with("=\"")) return false;
+    const auto end = text.find('"', 2);
+    if (end == text.npos) return false;
+    text.remove_prefix(end + 1);
+  }
+  return true;
+}
+
+/// Empty when all is well, else what is wrong.
+inline std::string unbalanced(std::string_view page) {
+  std::vector<std::string_view> open;
+  if (page.starts_with("<!DOCTYPE html>")) page.remove_prefix(15);
+  while (!page.empty()) {
+    const std::string here(page.substr(0, 40));
+    const auto entities = {"&amp;", "&lt;", "&gt;", "&quot;"};
+    const auto starts = [&](std::string_view entity) { return page.starts_with(entity); };
+    if (page[0] == '&' && std::none_of(entities.begin(), entities.end(), starts)) return "stray & at " + here;
+    if (page[0] != '<') {
+      page.remove_prefix(1);
+      continue;
+    }
+    const auto end = page.find('>');
+    if (end == page.npos) return "no end of " + here;
+    std::string_view tag = page.substr(1, end - 1);
+    page.remove_prefix(end + 1);
+    const bool closes = tag.starts_with('/'), alone = tag.ends_with('/');
+    if (closes) tag.remove_prefix(1);
+    if (alone) tag.remove_suffix(1);
+    const auto name = taken_name(tag);
+    if (name.empty() || (closes ? !tag.empty() : !attributes(tag))) return "no tag: " + here;
+    if (closes) {
+      if (open.empty() || open.back() != name) return "closes what is not open: " + here;
+      open.pop_back();
+    } else if (!alone) {
+      open.push_back(name);
+    }
+    if (name == "style" && !closes) page.remove_prefix(std::min(page.find("</style>"), page.size()));
+  }
+  return open.empty() ? "" : "never closed: " + std::string(open.back());
 }

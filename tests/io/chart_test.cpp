@@ -12,11 +12,11 @@ namespace {
 
 constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
 
-/// The data of the first path of class "line" after the legend.
+/// The data of the first path in the drawing, after those of the legend.
 std::string path_of(const std::string& figure) {
-  const std::regex path("<path class=\"line[^\"]*\" d=\"([^\"]*)\"><title>");
-  std::smatch found;
-  return std::regex_search(figure, found, path) ? found[1].str() : "";
+  const auto path = figure.find("<path class=\"line", figure.find("role=\"img\""));
+  const auto data = figure.find(" d=\"", path) + 4;
+  return path == std::string::npos ? "" : figure.substr(data, figure.find('"', data) - data);
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ TEST_CASE("a point that is no number leaves a gap, and a point between two gaps 
   CHECK(occurrences(path, "M") == 3);
   CHECK(occurrences(path, "h0") == 1);
   CHECK(occurrences(figure, "<circle") == 5);
-  CHECK(holds(figure, "2 points cannot be drawn and leave gaps."));
+  CHECK(holds(figure, "leave gaps: 2."));
   CHECK_FALSE(holds(figure, "nan"));
   CHECK_FALSE(holds(figure, "inf"));
 }
@@ -79,7 +79,7 @@ TEST_CASE("a logarithmic axis leaves out what is not above 0") {
   const std::vector<series> curves = {{"a", {0, 1, 10, 100}, {1, 2, 3, 4}}};
   const std::string figure = line_chart({.title = "t", .log_x = true}, curves);
   CHECK(occurrences(figure, "<circle") == 3);
-  CHECK(holds(figure, "1 points cannot be drawn"));
+  CHECK(holds(figure, "leave gaps: 1."));
 }
 
 TEST_CASE("a long curve is thinned, and its spikes stay") {
@@ -174,4 +174,20 @@ TEST_CASE("of many bars only the names that fit are written") {
   CHECK(occurrences(figure, "class=\"bar\"") == 256);
   CHECK(holds(figure, ">50</text>"));
   CHECK_FALSE(holds(figure, ">51</text>"));
+}
+
+TEST_CASE("a dashed line is named above the chart with its value") {
+  const std::vector<bar> bars = {{"a", 4}, {"b", 0}};
+  const std::string figure =
+      bar_chart({.title = "t", .y_title = "%", .reference = 2, .reference_name = "alike"}, bars);
+  CHECK(holds(figure, "y1=\"106\" x2=\"354\" y2=\"106\" class=\"reference\"/>"));  // half way from 184 to 28
+  CHECK(holds(figure, "y=\"12\">alike 2</text>"));
+}
+
+TEST_CASE("names of bars never touch") {
+  const std::vector<bar> bars = {
+      {"a long name for a bar", 1}, {"another long name for it", 2}, {"a third", 3}};
+  const std::string figure = bar_chart({.title = "t"}, bars);
+  CHECK(holds(figure, ">a long name for a bar</text>"));
+  CHECK_FALSE(holds(figure, ">another long name for it</text>"));
 }

@@ -41,6 +41,13 @@ TEST_CASE("a page with one of everything is well formed and the same each time")
     CHECK(holds(page, text));
 }
 
+TEST_CASE("the check for well-formed markup finds what is not") {
+  CHECK(unbalanced("<a b=\"c\"><d/>&amp;</a>") == "");
+  for (const char* bad :
+       {"<a>", "</a>", "<a></b>", "a & b", "<a b=c></a>", "<a b=\"c></a>", "1 < 2", "<a><b></a></b>"})
+    CHECK_FALSE(unbalanced(bad).empty());
+}
+
 TEST_CASE("a page loads nothing and runs nothing") {
   const std::string page = with_everything().html();
   for (const char* part : {"<script", "http:", "https:", "url(", "@import", " src=", "onload"})

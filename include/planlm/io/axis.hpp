@@ -110,8 +110,8 @@ class axis {
 
   bool shows(double value) const { return drawable(value) && (!logarithmic_ || value > 0); }
   double operator()(double value) const {
-    const double part =
-        logarithmic_ ? std::log(value / low_) / std::log(high_ / low_) : (value - low_) / (high_ - low_);
+    const auto place = [this](double v) { return logarithmic_ ? std::log(v) : v; };  // ratios may overflow
+    const double part = (place(value) - place(low_)) / (place(high_) - place(low_));
     return from_ + part * (to_ - from_);
   }
   double low() const { return low_; }

@@ -66,30 +66,58 @@ inline std::string empty_figure(const chart_options& options) {
                 svg_text(chart_width / 2, 36, "middle", "There is nothing to show yet."));
 }
 
-/// Vertical gridlines with their numbers below, leaving out those that would touch, and the title of the
-/// axis.
+/// What the dashed line is, with its value.
+inline std::string reference_text(const chart_options& options, double width) {
+  const std::string name = options.reference_name.empty() ? "" : options.reference_name + " ";
+  return shortened(name + readable(*options.reference), width);
+}
+
+/// Texts in a row below a chart, without those that would touch the one before.
+class label_row {
+ public:
+  explicit label_row(double y) : y_(y) {}
+  std::string operator()(double x, const std::string& text) {
+    const double half = text_width(text) / 2,
+                 middle = std::clamp(x, half, std::max(half, chart_width - half));
+    if (middle - half < free_from_) return "";
+    free_from_ = middle + half + 8;
+    return svg_text(middle, y_, "middle", text);
+  }
+
+ private:
+  double y_, free_from_ = 0;
+};
+
+/// Vertical gridlines with their numbers below, and the title of the axis.
 inline std::string draw_x_axis(const axis& x, double top, double bottom, const std::string& title) {
   std::string out;
-  double free_from = 0;
+  label_row numbers(bottom + 16);
   for (std::size_t i = 0; i < x.ticks().size(); ++i) {
-    const double place = x(x.ticks()[i]), half = text_width(x.texts()[i]) / 2;
-    const double middle = std::clamp(place, half, chart_width - half);
-    out += svg_line(place, top, place, bottom, "grid");
-    if (middle - half < free_from) continue;
-    out += svg_text(middle, bottom + 16, "middle", x.texts()[i]);
-    free_from = middle + half + 8;
+    const double place = x(x.ticks()[i]);
+    out += svg_line(place, top, place, bottom, "grid") + numbers(place, x.texts()[i]);
   }
   return out + svg_text(chart_width, bottom + 34, "end", shortened(title, chart_width));
 }
 
-/// Horizontal gridlines with their numbers to the left, and the title of the axis above.
-inline std::string draw_y_axis(const axis& y, double left, double right, const std::string& title) {
-  std::string out = svg_text(0, 12, "", shortened(title, chart_width));
+/// Horizontal gridlines with their numbers to the left. Above the chart, where they meet no curve, stand the
+/// title of the axis and what the dashed line is.
+inline std::string draw_y_axis(const chart_options& options, const axis& y, double left, double right) {
+  std::string out;
   for (std::size_t i = 0; i < y.ticks().size(); ++i) {
     const double place = y(y.ticks()[i]);
     out += svg_line(left, place, right, place, "grid") + svg_text(left - 6, place + 4, "end", y.texts()[i]);
   }
-  return out;
+  if (!options.reference || !y.shows(*options.reference))
+    return out + svg_text(0, 12, "", shortened(options.y_title, chart_width));
+  const std::string name = reference_text(options, chart_width / 2);
+  const double from = chart_width - text_width(name);
+  return out + svg_text(0, 12, "", shortened(options.y_title, from - 40)) +
+         svg_line(from - 26, 8, from - 6, 8, "reference") + svg_text(from, 12, "", name);
+}
+
+inline std::string draw_level(const chart_options& options, const axis& y, double left, double right) {
+  if (!options.reference || !y.shows(*options.reference)) return "";
+  return svg_line(left, y(*options.reference), right, y(*options.reference), "reference");
 }
 
 struct pen_point {
@@ -193,16 +221,6 @@ inline std::string legend(std::span<const series> curves, const axis& x, const a
   return "<ul class=\"legend\">" + items + "</ul>";
 }
 
-/// A dashed line with its name just above its right end.
-inline std::string draw_level(const chart_options& options, const axis& y, double left, double right) {
-  if (!options.reference || !y.shows(*options.reference)) return "";
-  const double place = y(*options.reference);
-  const std::string name =
-      options.reference_name.empty() ? readable(*options.reference) : options.reference_name;
-  return svg_line(left, place, right, place, "reference") +
-         svg_text(right, place - 5, "end halo", shortened(name, right - left));
-}
-
 }  // namespace detail
 
 /// Curves over x: losses, entropy over training, perplexity against the number of paths. Few points are
@@ -229,15 +247,14 @@ inline std::string line_chart(const chart_options& options, std::span<const seri
   const axis y(ys, options.log_y, bottom, top, 5, true);
   const double left = y.widest_text() + 8;
   const axis x(xs, options.log_x, left + 4, right - 4, 5, false);
-  std::string drawing =
-      draw_x_axis(x, top, bottom, options.x_title) + draw_y_axis(y, left, right, options.y_title);
+  std::string drawing = draw_x_axis(x, top, bottom, options.x_title) + draw_y_axis(options, y, left, right);
   drawing += svg_line(left, bottom, right, bottom, "base") + "\n" + draw_level(options, y, left, right);
   std::string words;
   for (std::size_t i = 0; i < curves.size(); ++i) {
     drawing += draw_curve(curves[i], i, x, y);
     words += curve_in_words(curves[i], x, y);
   }
-  if (gaps > 0) words += std::to_string(gaps) + " points cannot be drawn and leave gaps.";
+  if (gaps > 0) words += "Points that cannot be drawn and leave gaps: " + std::to_string(gaps) + ".";
   return figure(options, bottom + 40, words, drawing, legend(curves, x, y));
 }
 
@@ -313,12 +330,7 @@ inline std::string interval_chart(const chart_options& options, std::span<const 
   }
   y += 2;
   std::string drawing = draw_x_axis(x, y, y + 4, options.x_title) + svg_line(0, y, chart_width, y, "base");
-  if (referred) {
-    const std::string name =
-        shortened(options.reference_name + " " + readable(*options.reference), chart_width);
-    const double half = text_width(name) / 2;
-    drawing += svg_text(std::clamp(x(*options.reference), half, chart_width - half), 12, "middle", name);
-  }
+  if (referred) drawing += label_row(12)(x(*options.reference), reference_text(options, chart_width));
   return figure(options, y + 44, words, drawing + rows);
 }
 
@@ -340,17 +352,15 @@ inline std::string bar_chart(const chart_options& options, std::span<const bar> 
   const double left = y.widest_text() + 8, slot = (right - left) / static_cast<double>(bars.size());
   const double gap = slot > 3 ? 0.25 * slot : 0, thick = std::min(slot - gap, 40.0);
   const auto every = static_cast<std::size_t>(round_step(std::max(1.0, (widest + 6) / slot)));
-  std::string drawing = draw_y_axis(y, left, right, options.y_title), words;
+  std::string drawing = draw_y_axis(options, y, left, right), words;
+  label_row names(bottom + 16);
   for (std::size_t i = 0; i < bars.size(); ++i) {
     const double middle = left + (static_cast<double>(i) + 0.5) * slot;
     const std::string tip = bars[i].name + ": " + readable(bars[i].value);
-    if (i % every == 0) {
-      const double half = text_width(bars[i].name) / 2, place = std::clamp(middle, half, chart_width - half);
-      drawing += svg_text(place, bottom + 16, "middle", shortened(bars[i].name, chart_width));
-    }
+    if (i % every == 0) drawing += names(middle, shortened(bars[i].name, chart_width));
     words += tip + ". ";
     if (!drawable(bars[i].value)) continue;
-    const auto [from, to] = std::minmax(y(0), y(bars[i].value));
+    const auto [from, to] = std::minmax({y(0), y(bars[i].value)});
     drawing += svg_rectangle(middle - thick / 2, from, thick, to - from, "bar", tip) + "\n";
   }
   drawing += svg_line(left, y(0), right, y(0), "base") + draw_level(options, y, left, right);

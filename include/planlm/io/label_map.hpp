@@ -5,9 +5,9 @@
 /// compared.
 #pragma once
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <planlm/io/chart.hpp>
 #include <planlm/io/markup.hpp>
 #include <span>
@@ -68,14 +68,83 @@ inline std::vector<map_dot> map_dots(std::span<const map_point> points, double& 
   return dots;
 }
 
-/// Where the name of a dot may stand, best first: inside, right, left, above, below, at the corners.
-inline std::array<text_box, 9> places(const map_dot& dot) {
-  const double w = text_width(dot.point->name), h = 12, r = dot.radius + 2, d = 0.7 * r;
-  const auto box = [&](double left, double top) { return text_box{left, top, left + w, top + h}; };
-  const double x = dot.x, y = dot.y;
-  return {box(x - w / 2, y - h / 2), box(x + r, y - h / 2),     box(x - r - w, y - h / 2),
-          box(x - w / 2, y - r - h), box(x - w / 2, y + r),     box(x + d, y - d - h),
-          box(x + d, y + d),         box(x - d - w, y - d - h), box(x - d - w, y + d)};
+/// A name and where it stands; `away` from its dot by more than a little, with a line that leads there.
+struct placed_name {
+  text_box box;
+  bool inside = false, away = false;
+};
+
+/// The box of the name beside a dot, `distance` from its rim in direction (dx, dy).
+inline text_box beside(const map_dot& dot, double dx, double dy, double distance) {
+  const double w = text_width(dot.point->name), h = 12, far = dot.radius + distance;
+  const double x = dot.x + dx * far + (dx > 0 ? 0 : dx < 0 ? -w : -w / 2);
+  const double y = dot.y + dy * far + (dy > 0 ? 0 : dy < 0 ? -h : -h / 2);
+  return {x, y, x + w, y + h};
+}
+
+/// The first free place of a name: in its dot, close by, and then farther and farther away.
+class name_places {
+ public:
+  name_places(const std::vector<map_dot>& dots, double height) : dots_(dots), height_(height) {}
+
+  std::optional<placed_name> find(const map_dot& dot) {
+    const text_box middle = {dot.x - text_width(dot.point->name) / 2, dot.y - 6,
+                             dot.x + text_width(dot.point->name) / 2, dot.y + 6};
+    const bool fits = std::hypot(0.55 * (middle.right - middle.left), 4.5) + 1 < dot.radius;
+    if (fits && free(middle, &dot)) return take({middle, true, false});
+    constexpr double directions[8][2] = {{1, 0},    {-1, 0},  {0, -1},    {0, 1},
+                                         {.7, -.7}, {.7, .7}, {-.7, -.7}, {-.7, .7}};
+    for (const double distance : {2.0, 10.0, 18.0, 26.0, 36.0})
+      for (const auto& [dx, dy] : directions) {
+        const text_box box = beside(dot, dx, dy, distance);
+        if (free(box, nullptr) && (distance == 2 || free_line(dot, dx, dy, distance)))
+          return take({box, false, distance > 2});
+      }
+    return std::nullopt;
+  }
+
+ private:
+  bool free(const text_box& box, const map_dot* own) const {
+    return box.left >= 2 && box.right <= chart_width - 2 && box.top >= 2 && box.bottom <= height_ - 2 &&
+           std::none_of(dots_.begin(), dots_.end(),
+                        [&](const auto& d) { return &d != own && box.touches(d); }) &&
+           std::none_of(taken_.begin(), taken_.end(), [&](const auto& t) { return box.touches(t); });
+  }
+  /// Neither a name nor a dot apart from this one lies on the way; the way is then taken.
+  bool free_line(const map_dot& dot, double dx, double dy, double distance) {
+    std::vector<text_box> way;
+    for (double far = 0; far < distance; far += 2) {
+      const double x = dot.x + dx * (dot.radius + far), y = dot.y + dy * (dot.radius + far);
+      way.push_back({x - 1, y - 1, x + 1, y + 1});
+    }
+    const auto apart = [&](const map_dot& d) {
+      return std::hypot(d.x - dot.x, d.y - dot.y) > d.radius + dot.radius;
+    };
+    for (const auto& step : way) {
+      for (const auto& d : dots_)
+        if (apart(d) && step.touches(d)) return false;
+      for (const auto& t : taken_)
+        if (step.touches(t)) return false;
+    }
+    taken_.insert(taken_.end(), way.begin(), way.end());
+    return true;
+  }
+  placed_name take(const placed_name& name) {
+    const text_box& box = name.box;
+    taken_.push_back({box.left - 3, box.top, box.right + 3, box.bottom});  // two numbers are not read as one
+    return name;
+  }
+
+  const std::vector<map_dot>& dots_;
+  double height_;
+  std::vector<text_box> taken_;
+};
+
+/// From the rim of a dot to the nearest point of its name.
+inline std::string draw_leader(const map_dot& dot, const text_box& box) {
+  const double x = std::clamp(dot.x, box.left, box.right), y = std::clamp(dot.y, box.top, box.bottom);
+  const double part = dot.radius / std::hypot(x - dot.x, y - dot.y);
+  return svg_line(dot.x + part * (x - dot.x), dot.y + part * (y - dot.y), x, y, "leader");
 }
 
 }  // namespace detail
@@ -85,32 +154,20 @@ inline std::string map_chart(const chart_options& options, std::span<const map_p
   double height = 0;
   const auto dots = map_dots(points, height);
   if (dots.empty()) return empty_figure(options);
-  std::vector<text_box> taken;
+  name_places places(dots, height);
   std::string circles, names, words;
   std::size_t unnamed = 0;
-  for (std::size_t i = 0; i < dots.size(); ++i) {
-    const auto& dot = dots[i];
+  for (const auto& dot : dots) {
     const std::string& name = dot.point->name;
-    circles += svg_circle(dot.x, dot.y, dot.radius, "place",
-                          dot.point->tooltip.empty() ? name : name + ": " + dot.point->tooltip) +
-               "\n";
-    words += name + (dot.point->tooltip.empty() ? ". " : ": " + dot.point->tooltip + ". ");
-    const auto options_here = places(dot);
-    bool placed = false;
-    for (std::size_t k = 0; k < options_here.size() && !placed; ++k) {
-      const auto& box = options_here[k];
-      const bool inside = k == 0;
-      bool free = !inside || std::hypot(0.55 * text_width(name), 4.5) + 1 < dot.radius;
-      free = free && box.left >= 0 && box.right <= chart_width && box.top >= 0 && box.bottom <= height;
-      for (std::size_t j = 0; j < dots.size() && free; ++j)
-        free = (inside && j == i) || !box.touches(dots[j]);
-      for (std::size_t j = 0; j < taken.size() && free; ++j) free = !box.touches(taken[j]);
-      if (!free) continue;
-      taken.push_back({box.left - 3, box.top, box.right + 3, box.bottom});  // two numbers are not read as one
-      names += svg_text((box.left + box.right) / 2, box.top + 10, inside ? "middle on" : "middle", name);
-      placed = true;
-    }
-    unnamed += !placed;
+    const std::string tip = dot.point->tooltip.empty() ? name : name + ": " + dot.point->tooltip;
+    circles += svg_circle(dot.x, dot.y, dot.radius, "place", tip) + "\n";
+    words += tip + ". ";
+    const auto found = places.find(dot);
+    unnamed += !found;
+    if (!found) continue;
+    if (found->away) names += draw_leader(dot, found->box);
+    names += svg_text((found->box.left + found->box.right) / 2, found->box.top + 10,
+                      found->inside ? "middle on" : "middle", name);
   }
   chart_options told = options;
   if (unnamed > 0)

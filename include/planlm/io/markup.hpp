@@ -96,8 +96,10 @@ inline std::vector<std::string> in_two_lines(const std::string& text, double wid
   return {text.substr(0, cut), shortened(text.substr(cut + 1), width)};
 }
 
-/// What can be drawn: beyond these bounds differences overflow.
-inline bool drawable(double value) { return std::isfinite(value) && std::abs(value) < 1e300; }
+/// What can be drawn: beyond these bounds differences overflow or vanish.
+inline bool drawable(double value) {
+  return value == 0 || (std::isfinite(value) && std::abs(value) < 1e300 && std::abs(value) > 1e-290);
+}
 
 /// 12345.6 -> "12,345.6"
 inline std::string grouped(std::string digits) {
@@ -114,7 +116,7 @@ inline std::string without_zeros(std::string digits) {
 
 /// Four digits that matter: 0.01234, 5.63, 48,000, 1.2e-07.
 inline std::string readable(double value) {
-  if (!drawable(value)) return std::isnan(value) ? "no number" : value > 0 ? "infinite" : "−infinite";
+  if (!std::isfinite(value)) return std::isnan(value) ? "no number" : value > 0 ? "infinite" : "−infinite";
   const double size = std::abs(value);
   if (size == 0) return "0";
   if (size >= 1e-4 && size < 1e9) {

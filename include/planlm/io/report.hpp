@@ -105,11 +105,9 @@ class report {
   report& facts(std::span<const fact> list) {
     using namespace detail;
     std::string items;
-    for (const auto& f : list) {
-      const std::string value = escaped(f.value);
+    for (const auto& f : list)
       items += element("dt", "", escaped(f.key)) +
-               element("dd", "", f.code ? element("code", "", value) : value) + "\n";
-    }
+               element("dd", "", f.code ? element("code", "", words(f.value)) : escaped(f.value)) + "\n";
     return add(element("dl", "", items));
   }
 
@@ -197,6 +195,17 @@ class report {
     return element("tr", "", row) + "\n";
   }
 
+  /// A line of a command breaks between words, not after the hyphens of a flag.
+  static std::string words(std::string_view text) {
+    std::string out;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(' ', begin), text.size());
+      out += (begin > 0 ? " " : "") +
+             detail::element("span", "class=\"word\"", detail::escaped(text.substr(begin, end - begin)));
+      begin = end + 1;
+    }
+    return out;
+  }
   static std::string chip(int label) {
     return detail::element("span", "class=\"chip\"", std::to_string(label));
   }

@@ -39,7 +39,7 @@ section > h2 + .lead { margin-top: 0; color: var(--muted); }
 figcaption { display: flex; flex-direction: column; gap: 0.15rem; font-size: 0.875rem; color: var(--muted); line-height: 1.45; }
 figcaption strong { font-size: 1rem; color: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; margin: auto 0 0; padding: 0.35rem 0 0; list-style: none; color: var(--ink); }
-.legend li { display: flex; align-items: center; gap: 0.35rem; }
+.legend li { display: flex; min-width: 0; align-items: center; gap: 0.35rem; }
 .key { width: 22px; height: 8px; flex: none; }
 @media (min-width: 52rem) { .chart:last-child:nth-child(odd) { grid-column: 1 / -1; grid-row: span 1; grid-template-rows: auto;
   grid-template-columns: 1fr 1fr; column-gap: 2.5rem; }
@@ -50,7 +50,6 @@ svg text { font-size: 12px; fill: var(--muted); }
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
 svg .name, svg .figures.chosen { fill: var(--ink); } svg .chosen { font-weight: 600; }
 svg .figures { font-variant-numeric: tabular-nums; }
-svg .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
 svg .on { fill: var(--on); font-weight: 600; }
 .grid { stroke: var(--grid); } .base { stroke: var(--base); }
 .reference { stroke: var(--base); stroke-width: 1.25; stroke-dasharray: 4 3; } .reference.row { stroke-dasharray: none; }
@@ -62,7 +61,7 @@ svg .on { fill: var(--on); font-weight: 600; }
 .whisker { stroke: var(--base); stroke-width: 1.75; } .whisker.chosen { stroke: var(--accent); stroke-width: 2.25; }
 circle.value { fill: var(--base); } circle.chosen { fill: var(--accent); }
 .bar { fill: var(--bar); } .bar:hover, .place:hover { fill: var(--accent); }
-.map { fill: var(--panel); } .place { fill: var(--accent); stroke: var(--panel); stroke-width: 1; }
+.map { fill: var(--panel); } .leader { stroke: var(--base); stroke-width: 0.75; } .place { fill: var(--accent); stroke: var(--panel); stroke-width: 1; }
 
 /* A shade at the right edge says that there is more to scroll to. */
 .scroll { overflow-x: auto; background: linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
@@ -74,7 +73,8 @@ th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; border-bottom-color: var(--base); }
 tbody th { position: sticky; left: 0; background: var(--paper); font-weight: 500; } .left { text-align: left; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) minmax(0, 1fr); gap: 0.45rem 1.5rem; margin: 0; font-size: 0.9rem; }
-dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; } dd code { font-size: 0.85rem; white-space: pre-wrap; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; } dd code { font-size: 0.85rem; }
+.word { display: inline-block; max-width: 100%; }
 @media (max-width: 36rem) { dl { display: block; } dd + dt { margin-top: 0.6rem; } tbody th { white-space: normal; min-width: 7.5rem; padding-right: 0.6rem; } }
 
 .chip { display: inline-block; min-width: 2.1rem; padding: 0 0.4rem; border-radius: 0.8rem; background: var(--tint); color: var(--accent);
@@ -85,6 +85,7 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; } dd code {
 .sample header span { color: var(--muted); font-size: 0.85rem; }
 .context { margin-bottom: 0.6rem; padding: 0.6rem 0.8rem; max-width: none; border-radius: 0.4rem; background: var(--panel); color: var(--muted);
   font-size: 0.95rem; white-space: pre-line; }
+section > .sample + .sample { margin-top: 2.25rem; }
 .sample ol { margin: 0; padding: 0; list-style: none; }
 .sample li { padding: 0.55rem 0 0.55rem 0.8rem; border-left: 3px solid var(--accent); }
 .sample li + li { border-top: 1px solid var(--grid); }
@@ -103,6 +104,7 @@ summary { cursor: pointer; } .more > summary { margin: 0.75rem 0; color: var(--a
 .meter span { display: block; height: 100%; border-radius: 0.25rem; background: var(--bar); }
 .label ul { margin: 0 0 0.7rem; padding-left: 1.2rem; font-size: 0.9rem; } .label li + li { margin-top: 0.25rem; }
 summary:focus-visible, .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+@media (max-width: 23rem) { body { padding-inline: 0.5rem; } }
 @media print { body { max-width: none; padding: 0; } .chart, .sample li, .label { break-inside: avoid; } }
 )css";
 
