@@ -43,7 +43,8 @@ struct small_lm {
 TEST_CASE("factors are those of the matrices a filter takes, by default all but embeddings") {
   const transformer_lm<B> model{{11, 8, 12, 2, 1}};
   CHECK(adapted_names(low_rank{model, {.rank = 2}}) ==
-        std::vector<std::string>{"blocks.0.attention.qkv.w", "blocks.0.attention.out.w", "blocks.0.mlp.up.w", "blocks.0.mlp.down.w"});
+        std::vector<std::string>{"blocks.0.attention.qkv.w", "blocks.0.attention.out.w", "blocks.0.mlp.up.w",
+                                 "blocks.0.mlp.down.w"});
   const auto queries = [](const parameter_spec& spec) { return spec.name.ends_with("qkv.w"); };
   const low_rank some{model, {.rank = 3}, queries};
   CHECK(adapted_names(some) == std::vector<std::string>{"blocks.0.attention.qkv.w"});
@@ -54,7 +55,8 @@ TEST_CASE("factors are those of the matrices a filter takes, by default all but 
   CHECK(theta.slots()[1].spec.name == "blocks.0.attention.qkv.w.b");
   CHECK(theta.count() == 3 * 12 + 36 * 3);
   const auto vectors = [](const parameter_spec& spec) { return spec.rank == 1; };
-  CHECK_THROWS_WITH((low_rank{model, {.rank = 3}, vectors}), "low_rank: the filter takes none of the model's 16 parameters");
+  CHECK_THROWS_WITH((low_rank{model, {.rank = 3}, vectors}),
+                    "low_rank: the filter takes none of the model's 16 parameters");
 }
 
 TEST_CASE("a rank that a matrix cannot have is refused by the name of the matrix") {
@@ -89,11 +91,14 @@ TEST_CASE("merged weights give layers/lora.hpp's output, and the gradients of it
   const low_rank rule{base_layer, {rank, alpha}};
   parameters base(cx, base_layer, philox{1}), working(cx, base_layer, philox{2});
   parameters theta(cx, rule, philox{3});
-  for (const char* name : {"w", "b"}) base.write(cx, base.find(name), expected.read(cx, expected.find(std::string("base.") + name)));
-  for (const char* name : {"a", "b"}) theta.write(cx, theta.find(std::string("w.") + name), expected.read(cx, expected.find(name)));
+  for (const char* name : {"w", "b"})
+    base.write(cx, base.find(name), expected.read(cx, expected.find(std::string("base.") + name)));
+  for (const char* name : {"a", "b"})
+    theta.write(cx, theta.find(std::string("w.") + name), expected.read(cx, expected.find(name)));
   working.copy_weights(cx, base);
   rule.merge(cx, base, theta, working);
-  const auto merged = testing::run_layer(cx, base_layer, working, rule.wanted(base_layer, working), rows, 7, 0.0);
+  const auto merged =
+      testing::run_layer(cx, base_layer, working, rule.wanted(base_layer, working), rows, 7, 0.0);
   CHECK(testing::largest_error(merged.y, outcome.y) < 1e-13);
   CHECK(testing::largest_error(merged.dx, outcome.dx) < 1e-13);
   rule.pull(cx, working, theta);
@@ -152,7 +157,8 @@ TEST_CASE("where weights are stored in bfloat16, merging starts from all digits 
   const low_rank rule{layer, {.rank = 2, .alpha = 2}};
   parameters base(cx, layer, philox{1}), working(cx, layer, philox{2});
   parameters theta(cx, rule, philox{3});
-  const auto w = normal_values<float>(24, 4), a = normal_values<float>(12, 5), b = normal_values<float>(8, 6, 1e-3);
+  const auto w = normal_values<float>(24, 4), a = normal_values<float>(12, 5),
+             b = normal_values<float>(8, 6, 1e-3);
   base.write(cx, base.find("w"), w);
   theta.write(cx, theta.find("w.a"), a);
   theta.write(cx, theta.find("w.b"), b);
@@ -163,7 +169,8 @@ TEST_CASE("where weights are stored in bfloat16, merging starts from all digits 
   bool differs_from_rounded = false;
   for (std::size_t r = 0; r < 4; ++r)
     for (std::size_t c = 0; c < 6; ++c) {
-      const double exact = double(w[r * 6 + c]) + double(b[r * 2]) * double(a[c]) + double(b[r * 2 + 1]) * double(a[6 + c]);
+      const double exact =
+          double(w[r * 6 + c]) + double(b[r * 2]) * double(a[c]) + double(b[r * 2 + 1]) * double(a[6 + c]);
       CHECK(std::abs(merged[r * 6 + c] - exact) < 1e-6);
       CHECK(float(rounded[r * 6 + c]) == float(bfloat16(merged[r * 6 + c])));
       differs_from_rounded = differs_from_rounded || merged[r * 6 + c] != float(rounded[r * 6 + c]);
@@ -199,8 +206,8 @@ TEST_CASE("each policy trains what it says: nothing, factors, everything") {
       auto scope = cx.scope();
       auto g = lm.gradients();
       auto [h, pullback] = t.model(cx, lm.weights(), tokens, seq);
-      auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(h), const_tensor<B>(lm.weights().token.table), targets, {}, 1.0 / 8,
-                                            g.token.table);
+      auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(h), const_tensor<B>(lm.weights().token.table),
+                                            targets, {}, 1.0 / 8, g.token.table);
       double sum = 0;
       for (const double nll : cx.read(loss.nll)) sum += nll;
       losses.push_back(sum);

@@ -1,20 +1,21 @@
 /// Text from a language model, several sequences at once, with a new plan at every sentence boundary.
 ///
-///     generator gen(cx, model, theta.weights, {.sequences = 8, .longest = 256, .ends = ends_of_sentences}, philox{seed});
-///     gen.start(0, {.tokens = {bos}});
-///     while (gen.step([&](std::span<const int> slots) { return weights_for(slots); })) {}      // a plain model: gen.step()
-///     gen.text(0).tokens;
+///     generator gen(cx, model, theta.weights, {.sequences = 8, .longest = 256, .ends = ends_of_sentences},
+///     philox{seed}); gen.start(0, {.tokens = {bos}}); while (gen.step([&](std::span<const int> slots) {
+///     return weights_for(slots); })) {}      // a plain model: gen.step() gen.text(0).tokens;
 ///
-/// Row t of a text predicts token t + 1 under the plan of the sentence that holds token t + 1 (2410.12492's code: gamma(t)), so a new plan is
-/// asked for once a sentence has ended and before its last token is run. A sentence ends with a token of `ends`, or where it is too long.
+/// Row t of a text predicts token t + 1 under the plan of the sentence that holds token t + 1 (2410.12492's
+/// code: gamma(t)), so a new plan is asked for once a sentence has ended and before its last token is run. A
+/// sentence ends with a token of `ends`, or where it is too long.
 ///
-/// The model sees a window of its text. When that is full, it goes on from the last `keep` rows, run again at positions from 0 on, as chunks
-/// of training begin anywhere. A longer prompt begins with its last `keep` rows too. The text keeps every token.
+/// The model sees a window of its text. When that is full, it goes on from the last `keep` rows, run again at
+/// positions from 0 on, as chunks of training begin anywhere. A longer prompt begins with its last `keep`
+/// rows too. The text keeps every token.
 ///
-/// A draw has the place number * longest + position in the text: a text depends on its number, its prompt and its plans, not on its slot, its
-/// neighbours or threads. With `recompute` every step runs the packed forward pass over the whole window: on the CPU the same bits, slowly.
+/// A draw has the place number * longest + position in the text: a text depends on its number, its prompt and
+/// its plans, not on its slot, its neighbours or threads. With `recompute` every step runs the packed forward
+/// pass over the whole window: on the CPU the same bits, slowly.
 #pragma once
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <optional>
@@ -25,14 +26,16 @@
 #include <planlm/backend/buffer.hpp>
 #include <planlm/models/decoding.hpp>
 #include <planlm/models/generation.hpp>
+#include <planlm/models/generation_window.hpp>
 #include <planlm/ops/gather.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/ops/sampling.hpp>
 
 namespace planlm {
 
-/// Model: transformer_lm or planner_lm. The weights must outlive the generator. The device allocates nothing but while its arena grows.
-/// An error in a step leaves all tokens as they were, so that it can be tried again.
+/// Model: transformer_lm or planner_lm. The weights must outlive the generator. The device allocates nothing
+/// but while its arena grows. An error in a step leaves all tokens as they were, so that it can be tried
+/// again.
 template <class Model>
 class generator {
  public:
@@ -44,15 +47,24 @@ class generator {
   static constexpr bool plans = FollowsPlans<Model>;
 
   /// Errors: shape_error and planlm::error for options that fit neither each other nor the model.
-  generator(context<backend>& cx, const Model& model, const typename Model::params& p, generation_options options, philox random)
-      : cx_(cx), model_(model), p_(p), plan_rows_(detail::rows_of_a_plan(model, options.layout)),
-        options_(detail::checked(std::move(options), lm().sizes, plan_rows_)), random_(random), slots_(static_cast<std::size_t>(options_.sequences)) {
+  generator(context<backend>& cx, const Model& model, const typename Model::params& p,
+            generation_options options, philox random)
+      : cx_(cx),
+        model_(model),
+        p_(p),
+        options_(
+            detail::checked(std::move(options), lm().sizes, detail::rows_of_a_plan(model, options.layout))),
+        how_{options_.layout, detail::rows_of_a_plan(model, options_.layout), options_.keep, inputs()},
+        random_(random),
+        slots_(static_cast<std::size_t>(options_.sequences)) {
     if (!options_.recompute) cache_.emplace(cache_of(cx, model, options_.sequences, options_.window));
-    if constexpr (plans) plan_memory_ = buffer<backend>(cx, model.adapters.depth * options_.sequences * columns());
+    if constexpr (plans)
+      plan_memory_ = buffer<backend>(cx, model.adapters.depth * options_.sequences * columns());
   }
 
   /// A text begins in a slot; what was there is forgotten.
-  /// Errors, which change nothing: input_error for tokens that are none or too many, shape_error for sentences or plans that do not fit.
+  /// Errors, which change nothing: input_error for tokens that are none or too many, shape_error for
+  /// sentences or plans that do not fit.
   void start(index_t slot, prompt from) {
     sequence& s = at(slot);
     if (from.number < 0) from.number = slot;
@@ -68,8 +80,10 @@ class generator {
     s.text.labels = std::move(from.labels);
     s.text.labels.resize(planned(s), -1);
     s.first_drawn = s.text.sentence.back();
-    for (auto row = s.text.sentence.rbegin() + 1; row != s.text.sentence.rend() && *row == s.first_drawn; ++row) ++s.in_sentence;
-    for (std::size_t t = 0; t < s.text.tokens.size(); ++t) see(s, t);
+    for (auto row = s.text.sentence.rbegin() + 1; row != s.text.sentence.rend() && *row == s.first_drawn;
+         ++row)
+      ++s.in_sentence;
+    for (std::size_t t = 0; t < s.text.tokens.size(); ++t) s.window.see(s.text, t, how_);
     s.number = from.number;
     s.rule = rule;
     s.live = true;
@@ -82,63 +96,72 @@ class generator {
   index_t sequences() const { return options_.sequences; }
   /// Values of one plan: labels of the adapters, or what else they take.
   index_t inputs() const {
-    if constexpr (plans) return model_.adapters.adapter.inputs();
-    else return 0;
+    if constexpr (plans)
+      return model_.adapters.adapter.inputs();
+    else
+      return 0;
   }
 
   /// Values of a plan as the layers read it: the model's width, and what a gate adds.
   index_t columns() const {
-    if constexpr (plans) return model_.adapters.adapter.columns();
-    else return 0;
+    if constexpr (plans)
+      return model_.adapters.adapter.columns();
+    else
+      return 0;
   }
 
-  /// One token for every live text. plan(slots) -> plan_answer or a vector (slots, inputs): the plans of the sentences text(slot).sentence.back()
-  /// that are about to begin. Returns how many texts went on; 0: all are finished.
-  /// Errors: shape_error for plans of another size, numeric_error for logits that are no numbers.
+  /// One token for every live text. plan(slots) -> plan_answer or a vector (slots, inputs): the plans of the
+  /// sentences text(slot).sentence.back() that are about to begin. Returns how many texts went on; 0: all are
+  /// finished. Errors: shape_error for plans of another size, numeric_error for logits that are no numbers.
   template <class Planner>
-    requires plans && std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>, plan_answer<accum>>
-  index_t step(const Planner& plan) {
+  requires plans &&
+      std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>, plan_answer<accum>>
+          index_t step(const Planner& plan) {
     find_live();
     ask(plan);
     return draw();
   }
-  index_t step()
-    requires(!plans)
-  {
+  index_t step() requires(!plans) {
     find_live();
     return draw();
   }
 
  private:
-  struct window_row {
-    int token, sentence, part;  // row `part` of a plan, with token -1; below 0: a token
-  };
   struct sequence {
     text_type text;
     sampling_rule rule;
-    std::vector<window_row> window;  // what the model sees; the cache holds all but the newest
-    index_t number = 0, in_sentence = 0;  // of the text; tokens of the sentence under way
-    int first_drawn = 0;          // the sentence of the first token drawn
+    detail::text_window window;             // what the model sees; the cache holds all but the newest
+    index_t number = 0, in_sentence = 0;    // of the text; tokens of the sentence under way
+    int first_drawn = 0;                    // the sentence of the first token drawn
     bool live = false, plan_there = false;  // whether plan_memory_ holds the current plan
   };
 
   const auto& lm() const {
-    if constexpr (plans) return model_.lm;
-    else return model_;
+    if constexpr (plans)
+      return model_.lm;
+    else
+      return model_;
   }
   const auto& lm_params() const {
-    if constexpr (plans) return p_.lm;
-    else return p_;
+    if constexpr (plans)
+      return p_.lm;
+    else
+      return p_;
   }
   sequence& at(index_t slot) { return const_cast<sequence&>(std::as_const(*this).at(slot)); }
   const sequence& at(index_t slot) const {
     if (slot < 0 || slot >= options_.sequences)
-      throw shape_error("generator: slot " + std::to_string(slot) + " is none of the " + std::to_string(options_.sequences));
+      throw shape_error("generator: slot " + std::to_string(slot) + " is none of the " +
+                        std::to_string(options_.sequences));
     return slots_[static_cast<std::size_t>(slot)];
   }
   sequence& of(int slot) { return slots_[static_cast<std::size_t>(slot)]; }
-  std::size_t planned(const sequence& s) const { return plans ? s.text.plans.size() / static_cast<std::size_t>(inputs()) : 0; }
-  bool ends(int token) const { return !options_.ends.empty() && options_.ends[static_cast<std::size_t>(token)] != 0; }
+  std::size_t planned(const sequence& s) const {
+    return plans ? s.text.plans.size() / static_cast<std::size_t>(inputs()) : 0;
+  }
+  bool ends(int token) const {
+    return !options_.ends.empty() && options_.ends[static_cast<std::size_t>(token)] != 0;
+  }
   void forget(index_t slot) {
     if (cache_) cache_->truncate(slot);
     at(slot).plan_there = false;
@@ -147,7 +170,8 @@ class generator {
   std::vector<int> counted(const std::vector<int>& tokens) const {
     std::vector<int> sentence;
     for (std::size_t t = 0; t < tokens.size(); ++t) {
-      const bool known = tokens[t] >= 0 && tokens[t] < lm().sizes.vocabulary;  // others are refused afterwards
+      const bool known =
+          tokens[t] >= 0 && tokens[t] < lm().sizes.vocabulary;  // others are refused afterwards
       sentence.push_back(t == 0 ? 0 : sentence.back() + (known && ends(tokens[t])));
     }
     return sentence;
@@ -162,15 +186,18 @@ class generator {
     asked_.clear();
     for (const int slot : running_) {
       const text_type& t = of(slot).text;
-      if (planned(of(slot)) <= static_cast<std::size_t>(t.sentence.back() - t.sentence.front())) asked_.push_back(slot);
+      if (planned(of(slot)) <= static_cast<std::size_t>(t.sentence.back() - t.sentence.front()))
+        asked_.push_back(slot);
     }
     if (asked_.empty()) return;
     const plan_answer<accum> answer = plan(std::span<const int>(asked_));
     const auto values = static_cast<std::size_t>(inputs());
-    if (answer.inputs.size() != asked_.size() * values || (!answer.labels.empty() && answer.labels.size() != asked_.size()))
-      throw shape_error("generator: the planner gave " + std::to_string(answer.inputs.size()) + " values and " +
-                        std::to_string(answer.labels.size()) + " labels for " + std::to_string(asked_.size()) + " sentences, expected " +
-                        std::to_string(values) + " values for each, and as many labels or none");
+    if (answer.inputs.size() != asked_.size() * values ||
+        (!answer.labels.empty() && answer.labels.size() != asked_.size()))
+      throw shape_error("generator: the planner gave " + std::to_string(answer.inputs.size()) +
+                        " values and " + std::to_string(answer.labels.size()) + " labels for " +
+                        std::to_string(asked_.size()) + " sentences, expected " + std::to_string(values) +
+                        " values for each, and as many labels or none");
     for (std::size_t i = 0; i < asked_.size(); ++i) {
       sequence& s = of(asked_[i]);
       const auto from = answer.inputs.begin() + static_cast<std::ptrdiff_t>(i * values);
@@ -183,8 +210,9 @@ class generator {
   index_t draw() {
     if (running_.empty()) return 0;
     for (const int slot : running_) {
-      if (static_cast<index_t>(of(slot).window.size()) <= options_.window) continue;
-      slide(of(slot));
+      sequence& s = of(slot);
+      if (static_cast<index_t>(s.window.rows.size()) <= options_.window) continue;
+      s.window.slide(s.text, how_);
       if (cache_) cache_->truncate(slot);
     }
     try {
@@ -194,7 +222,8 @@ class generator {
       for (const int slot : running_) forget(slot);
       throw;
     }
-    for (std::size_t i = 0; i < running_.size(); ++i) append(of(running_[i]), tokens_[i], drawn_[i], plain_[i]);
+    for (std::size_t i = 0; i < running_.size(); ++i)
+      append(of(running_[i]), tokens_[i], drawn_[i], plain_[i]);
     return static_cast<index_t>(running_.size());
   }
   void append(sequence& s, int token, accum drawn, accum plain) const {
@@ -205,91 +234,51 @@ class generator {
     s.text.drawn.push_back(drawn);
     s.text.plain.push_back(plain);
     if (ended) s.in_sentence = 0;
-    see(s, s.text.tokens.size() - 1);
-    const bool enough = options_.sentences > 0 && s.text.sentence.back() - s.first_drawn >= options_.sentences;
+    s.window.see(s.text, s.text.tokens.size() - 1, how_);
+    const bool enough =
+        options_.sentences > 0 && s.text.sentence.back() - s.first_drawn >= options_.sentences;
     s.live = !enough && static_cast<index_t>(s.text.tokens.size()) < options_.longest;
   }
 
-  // Row t of the text joins the window, after the rows of its plan where they belong.
-  void see(sequence& s, std::size_t t) const {
-    const int sentence = s.text.sentence[t];
-    const bool first = s.window.empty();
-    const bool begins = first || (options_.layout == plan_layout::inserted && s.window.back().sentence != sentence);
-    if (begins)
-      for (index_t part = 0; part < plan_rows_; ++part) s.window.push_back({-1, sentence, static_cast<int>(part)});
-    s.window.push_back({s.text.tokens[t], sentence, -1});
-  }
-  // A window from the last tokens of the text that take no more than `keep` rows.
-  void slide(sequence& s) const {
-    std::size_t begin = s.text.tokens.size() - std::min(s.text.tokens.size(), static_cast<std::size_t>(options_.keep));
-    for (;; ++begin) {
-      s.window.clear();
-      for (std::size_t t = begin; t < s.text.tokens.size(); ++t) see(s, t);
-      if (static_cast<index_t>(s.window.size()) <= options_.keep || begin + 1 == s.text.tokens.size()) return;
-    }
-  }
-
-  // Rows [from, to) of a window join the packed rows, with the plans of their sentences.
-  void pack(const sequence& s, std::size_t from, std::size_t to) {
-    const auto& row = s.window;
-    const int known = s.text.sentence.front(), first = row[from].sentence, last = row[to - 1].sentence;
-    for (std::size_t t = from; t < to; ++t) {
-      const int plan = packed_sentences_ + row[t].sentence - first;
-      packed_tokens_.push_back(row[t].token);
-      packed_positions_.push_back(static_cast<int>(t));
-      packed_sentence_.push_back(plan_rows_ == 0 ? plan : row[t].part < 0 ? -1 : plan * static_cast<int>(plan_rows_) + row[t].part);
-    }
-    packed_offsets_.push_back(static_cast<int>(packed_tokens_.size()));
-    if constexpr (plans) {
-      const auto values = static_cast<std::ptrdiff_t>(inputs());
-      packed_plans_.insert(packed_plans_.end(), s.text.plans.begin() + (first - known) * values,
-                           s.text.plans.begin() + (last - known + 1) * values);
-      packed_sentences_ += last - first + 1;
-    }
-  }
-  void start_packing() {
-    for (auto* list : {&packed_tokens_, &packed_positions_, &packed_sentence_, &packed_offsets_}) list->clear();
-    packed_plans_.clear();
-    packed_offsets_.push_back(0);
-    packed_sentences_ = 0;
-  }
   const_tensor<backend> upload_plans(const std::vector<real>& values) {
-    return cx_.upload(std::span<const real>(values), static_cast<index_t>(values.size()) / inputs(), inputs());
+    return cx_.upload(std::span<const real>(values), static_cast<index_t>(values.size()) / inputs(),
+                      inputs());
   }
 
-  // Hidden rows (live, width) of the last tokens: everything but them enters the cache first, where it is not there yet.
+  // Hidden rows (live, width) of the last tokens: everything but them enters the cache first, where it is not
+  // there yet.
   const_tensor<backend> cached() {
-    start_packing();
+    packed_.clear();
     late_.clear();
     counts_.clear();
     for (const int slot : running_) {
       const sequence& s = of(slot);
-      const auto from = static_cast<std::size_t>(cache_->length(slot)), to = s.window.size() - 1;
+      const auto from = static_cast<std::size_t>(cache_->length(slot)), to = s.window.rows.size() - 1;
       if (from == to) continue;
       late_.push_back(slot);
       counts_.push_back(static_cast<int>(to - from));
-      pack(s, from, to);
+      packed_.add(s.text, s.window, from, to, how_);
     }
     if (!late_.empty()) {
       auto scope = cx_.scope();
-      const indices<backend> tokens = cx_.upload(packed_tokens_);
+      const indices<backend> tokens = cx_.upload(packed_.tokens);
       if constexpr (plans) {
-        const tensor<backend, 3> u = cx_.make(model_.adapters.depth, index_t{packed_sentences_}, columns());
-        write_plans(cx_, model_, p_, upload_plans(packed_plans_), u);
-        const indices<backend> sentence = cx_.upload(packed_sentence_);
+        const tensor<backend, 3> u = cx_.make(model_.adapters.depth, index_t{packed_.sentences}, columns());
+        write_plans(cx_, model_, p_, upload_plans(packed_.plans), u);
+        const indices<backend> sentence = cx_.upload(packed_.sentence);
         decode(cx_, model_, p_, tokens, sentence, u, cache_->extend(cx_, late_, counts_), *cache_);
       } else {
         decode(cx_, model_, p_, tokens, cache_->extend(cx_, late_, counts_), *cache_);
       }
     }
-    packed_tokens_.clear();
-    for (const int slot : running_) packed_tokens_.push_back(of(slot).text.tokens.back());
-    const indices<backend> tokens = cx_.upload(packed_tokens_);
+    packed_.tokens.clear();
+    for (const int slot : running_) packed_.tokens.push_back(of(slot).text.tokens.back());
+    const indices<backend> tokens = cx_.upload(packed_.tokens);
     if constexpr (plans) {
       const tensor<backend, 3> u = current_plans();
-      packed_sentence_ = running_;  // a slot's plan is row `slot`
-      if (plan_rows_ > 0) packed_sentence_.assign(running_.size(), -1);
-      const indices<backend> sentence = cx_.upload(packed_sentence_);
+      packed_.sentence = running_;  // a slot's plan is row `slot`
+      if (how_.plan_rows > 0) packed_.sentence.assign(running_.size(), -1);
+      const indices<backend> sentence = cx_.upload(packed_.sentence);
       return decode(cx_, model_, p_, tokens, sentence, u, cache_->step(cx_, running_), *cache_);
     } else {
       return decode(cx_, model_, p_, tokens, cache_->step(cx_, running_), *cache_);
@@ -297,42 +286,46 @@ class generator {
   }
   // (adapted layers, slots, width): new plans are written, neighbouring slots at once.
   tensor<backend, 3> current_plans() {
-    const tensor<backend, 3> u(plan_memory_.values().data, model_.adapters.depth, options_.sequences, columns());
-    if (plan_rows_ > 0) return u;  // nobody reads it
+    const tensor<backend, 3> u(plan_memory_.values().data, model_.adapters.depth, options_.sequences,
+                               columns());
+    if (how_.plan_rows > 0) return u;  // nobody reads it
     for (std::size_t i = 0; i < running_.size();) {
-      packed_plans_.clear();
+      packed_.plans.clear();
       const int first = running_[i];
       int next = first;
       for (; i < running_.size() && running_[i] == next && !of(next).plan_there; ++i, ++next) {
         const text_type& t = of(next).text;
         const auto values = static_cast<std::ptrdiff_t>(inputs());
         const auto from = t.plans.begin() + (t.sentence.back() - t.sentence.front()) * values;
-        packed_plans_.insert(packed_plans_.end(), from, from + values);
+        packed_.plans.insert(packed_.plans.end(), from, from + values);
         of(next).plan_there = true;
       }
-      if (next == first) ++i;
-      else write_plans(cx_, model_, p_, upload_plans(packed_plans_), u, index_t{first});
+      if (next == first)
+        ++i;
+      else
+        write_plans(cx_, model_, p_, upload_plans(packed_.plans), u, index_t{first});
     }
     return u;
   }
   // The same rows by the packed forward pass over all windows.
   const_tensor<backend> forward() {
-    start_packing();
+    packed_.clear();
     last_.clear();
     for (const int slot : running_) {
-      pack(of(slot), 0, of(slot).window.size());
-      last_.push_back(static_cast<int>(packed_tokens_.size()) - 1);
+      packed_.add(of(slot).text, of(slot).window, 0, of(slot).window.rows.size(), how_);
+      last_.push_back(static_cast<int>(packed_.tokens.size()) - 1);
     }
-    const indices<backend> tokens = cx_.upload(packed_tokens_);
-    const sequences_type rows{cx_.upload(packed_offsets_), packed_offsets_.data(), cx_.upload(packed_positions_)};
+    const indices<backend> tokens = cx_.upload(packed_.tokens);
+    const sequences_type rows{cx_.upload(packed_.offsets), packed_.offsets.data(),
+                              cx_.upload(packed_.positions)};
     const const_tensor<backend> hidden = [&] {
       if constexpr (plans) {
         planned_rows<backend> batch;
         batch.tokens = batch.targets = tokens;
-        batch.sentence = cx_.upload(packed_sentence_);
+        batch.sentence = cx_.upload(packed_.sentence);
         batch.rows = rows;
-        batch.sentences = packed_sentences_;
-        return const_tensor<backend>(model_(cx_, p_, batch, upload_plans(packed_plans_)).value);
+        batch.sentences = packed_.sentences;
+        return const_tensor<backend>(model_(cx_, p_, batch, upload_plans(packed_.plans)).value);
       } else {
         return const_tensor<backend>(model_(cx_, p_, tokens, rows).value);
       }
@@ -344,19 +337,23 @@ class generator {
     rules_.clear();
     for (const int slot : running_) {
       const sequence& s = of(slot);
-      places_.push_back(static_cast<int>(s.number * options_.longest) + static_cast<int>(s.text.tokens.size()));
+      places_.push_back(static_cast<int>(s.number * options_.longest) +
+                        static_cast<int>(s.text.tokens.size()));
       rules_.push_back(s.rule);
     }
-    const const_tensor<backend> logits = ops::matmul_nt(cx_, hidden, const_tensor<backend>(lm_params().token.table));  // (live, V)
-    const auto draws = ops::sample(cx_, logits, std::span<const sampling_rule>(rules_), random_, indices<backend>(cx_.upload(places_)));
+    const const_tensor<backend> logits =
+        ops::matmul_nt(cx_, hidden, const_tensor<backend>(lm_params().token.table));  // (live, V)
+    const auto draws = ops::sample(cx_, logits, std::span<const sampling_rule>(rules_), random_,
+                                   indices<backend>(cx_.upload(places_)));
     download(tokens_, draws.token);
     download(drawn_, draws.drawn);
     download(plain_, draws.plain);
     backend::synchronize(cx_.queue());
     for (std::size_t i = 0; i < running_.size(); ++i)
       if (tokens_[i] < 0)
-        throw numeric_error("generator: the logits of text " + std::to_string(of(running_[i]).number) + " at position " +
-                            std::to_string(of(running_[i]).text.tokens.size()) + " are no finite numbers");
+        throw numeric_error("generator: the logits of text " + std::to_string(of(running_[i]).number) +
+                            " at position " + std::to_string(of(running_[i]).text.tokens.size()) +
+                            " are no finite numbers");
   }
   template <class T>
   void download(std::vector<T>& to, view<T, 1, typename backend::space> from) {
@@ -368,19 +365,17 @@ class generator {
   context<backend>& cx_;
   Model model_;
   typename Model::params p_;
-  index_t plan_rows_;  // 0: plans are added to rows
   generation_options options_;
+  detail::window_rule how_;
   philox random_;
   std::vector<sequence> slots_;
   std::optional<kv_cache<backend>> cache_;
   buffer<backend> plan_memory_;
   // Of one step, kept for their memory.
   std::vector<int> running_, asked_, late_, counts_, last_, places_, tokens_;
-  std::vector<int> packed_tokens_, packed_positions_, packed_sentence_, packed_offsets_;
-  std::vector<real> packed_plans_;
+  detail::packed_windows<real> packed_;
   std::vector<sampling_rule> rules_;
   std::vector<accum> drawn_, plain_;
-  int packed_sentences_ = 0;
 };
 
 }  // namespace planlm

@@ -1,20 +1,22 @@
-/// Fine-tuning of a whole model by factors of low rank, in weight space: W = W0 + (alpha / rank) B A.   [2106.09685, equation 3]
+/// Fine-tuning of a whole model by factors of low rank, in weight space: W = W0 + (alpha / rank) B A.
+/// [2106.09685, equation 3]
 ///
 ///     low_rank factors{model, {.rank = 8, .alpha = 32}};
-///     parameters theta{cx, factors, philox{seed}};                        // A and B: what is trained, saved and counted
-///     parameters working{cx, model, philox{0}};                           // what layers read; a copy of the base to begin with
-///     working.copy_weights(cx, base);
-///     factors.merge(cx, base, theta, working);                            // after every change of theta
-///     auto [h, pullback] = model(cx, working.weights, ...);
-///     pullback(dh, factors.wanted(model, working));                       // gradients of the adapted matrices alone
-///     factors.pull(cx, working, theta);                                   // and on to A and B
+///     parameters theta{cx, factors, philox{seed}};                        // A and B: what is trained, saved
+///     and counted parameters working{cx, model, philox{0}};                           // what layers read; a
+///     copy of the base to begin with working.copy_weights(cx, base); factors.merge(cx, base, theta,
+///     working);                            // after every change of theta auto [h, pullback] = model(cx,
+///     working.weights, ...); pullback(dh, factors.wanted(model, working));                       //
+///     gradients of the adapted matrices alone factors.pull(cx, working, theta); // and on to A and B
 ///
-/// Any model, decoder and sampler works unchanged on `working`, and what is sampled is scored with the bits that were trained:
-/// layers/lora.hpp computes x W0^T + (x A^T) B^T, which rounds differently from decoding merged weights. Its dropout of x has no counterpart.
+/// Any model, decoder and sampler works unchanged on `working`, and what is sampled is scored with the bits
+/// that were trained: layers/lora.hpp computes x W0^T + (x A^T) B^T, which rounds differently from decoding
+/// merged weights. Its dropout of x has no counterpart.
 ///
-/// Cost of a matrix (out, in) on N rows, in multiplications: 3 N out in by the model (forward, input gradient, dW) and 3 rank out in by merge
-/// and pull. layers/lora.hpp spares dW: 2 N out in + 3 N rank (out + in). At rank 8, width 128, 2048 rows: 3.01 against 2.38 times N out in.
-/// Memory: a copy of the weights and their gradients, where the layer form keeps N rank values per matrix.
+/// Cost of a matrix (out, in) on N rows, in multiplications: 3 N out in by the model (forward, input
+/// gradient, dW) and 3 rank out in by merge and pull. layers/lora.hpp spares dW: 2 N out in + 3 N rank (out +
+/// in). At rank 8, width 128, 2048 rows: 3.01 against 2.38 times N out in. Memory: a copy of the weights and
+/// their gradients, where the layer form keeps N rank values per matrix.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -72,8 +74,10 @@ struct merge_low_rank {
 };
 }  // namespace kernel
 
-/// The factors of a model's matrices, a description with parameters of its own: for each adapted matrix (out, in) of name n
-///   n.a (rank, in) uniform as in layers/lora.hpp, n.b (out, rank) zero: the start equals the base, bit for bit (but that -0 becomes +0).
+/// The factors of a model's matrices, a description with parameters of its own: for each adapted matrix (out,
+/// in) of name n
+///   n.a (rank, in) uniform as in layers/lora.hpp, n.b (out, rank) zero: the start equals the base, bit for
+///   bit (but that -0 becomes +0).
 template <Parametrised M>
 class low_rank {
  public:
@@ -88,9 +92,11 @@ class low_rank {
     std::size_t number;  // in the order of the model's parameters
   };
 
-  /// `takes(spec)` chooses among the matrices. Errors: planlm::error for a rank that no matrix can have, or if nothing is chosen.
+  /// `takes(spec)` chooses among the matrices. Errors: planlm::error for a rank that no matrix can have, or
+  /// if nothing is chosen.
   template <class Filter = bool (*)(const parameter_spec&)>
-  explicit low_rank(const M& model, low_rank_tuning tuning = {}, Filter takes = is_projection) : tuning_(tuning) {
+  explicit low_rank(const M& model, low_rank_tuning tuning = {}, Filter takes = is_projection)
+      : tuning_(tuning) {
     std::size_t number = 0;
     auto look = [&](const parameter_spec& spec, auto&...) {
       if (spec.rank == 2 && takes(spec)) matrices_.push_back({spec, number});
@@ -98,12 +104,14 @@ class low_rank {
     };
     model.each_param(look);
     total_ = number;
-    if (matrices_.empty()) throw error("low_rank: the filter takes none of the model's " + std::to_string(number) + " parameters");
+    if (matrices_.empty())
+      throw error("low_rank: the filter takes none of the model's " + std::to_string(number) + " parameters");
     for (const adapted_matrix& m : matrices_) {
       const index_t most = std::min(m.spec.extents[0], m.spec.extents[1]);
       if (tuning.rank < 1 || tuning.rank > most)
-        throw error("low_rank: rank " + std::to_string(tuning.rank) + " for '" + m.spec.name + "', which is (" +
-                    std::to_string(m.spec.extents[0]) + ", " + std::to_string(m.spec.extents[1]) + "); expected 1 to " + std::to_string(most));
+        throw error("low_rank: rank " + std::to_string(tuning.rank) + " for '" + m.spec.name +
+                    "', which is (" + std::to_string(m.spec.extents[0]) + ", " +
+                    std::to_string(m.spec.extents[1]) + "); expected 1 to " + std::to_string(most));
     }
   }
 
@@ -119,11 +127,12 @@ class low_rank {
     }
   }
 
-  /// Adapted matrices of `working` = those of `base` + (alpha / rank) B A, from the values with all digits; the rest of `working` is left alone.
-  /// Errors: shape_error for stores of another model.
-  /// `factors`: parameters<low_rank<M>>, a type that does not exist before this class does.
+  /// Adapted matrices of `working` = those of `base` + (alpha / rank) B A, from the values with all digits;
+  /// the rest of `working` is left alone. Errors: shape_error for stores of another model. `factors`:
+  /// parameters<low_rank<M>>, a type that does not exist before this class does.
   template <class Factors>
-  void merge(context<backend>& cx, const parameters<M>& base, const Factors& factors, parameters<M>& working) const {
+  void merge(context<backend>& cx, const parameters<M>& base, const Factors& factors,
+             parameters<M>& working) const {
     check(base), check(working);
     const accum *from = all_digits(base), *theta = all_digits(factors);
     accum* to = all_digits(working);
@@ -132,10 +141,11 @@ class low_rank {
       const index_t offset = base.slots()[matrices_[i].number].offset;
       real* rounded = nullptr;
       if constexpr (!stores_all_digits<backend>) rounded = working.flat_weights().rounded.data + offset;
-      backend::for_rows(cx.queue(), w.extents[0],
-                        kernel::merge_low_rank<real, accum>{from + offset, theta + factors.slots()[2 * i].offset,
-                                                            theta + factors.slots()[2 * i + 1].offset, to + offset, rounded, w.extents[1],
-                                                            tuning_.rank, scale()});
+      backend::for_rows(
+          cx.queue(), w.extents[0],
+          kernel::merge_low_rank<real, accum>{from + offset, theta + factors.slots()[2 * i].offset,
+                                              theta + factors.slots()[2 * i + 1].offset, to + offset, rounded,
+                                              w.extents[1], tuning_.rank, scale()});
     }
   }
   /// Gradients for the model's pullback: those of the adapted matrices, all others left out.
@@ -143,25 +153,35 @@ class low_rank {
     typename M::params g = working.grads;
     std::size_t number = 0, next = 0;
     auto choose = [&](const parameter_spec&, auto& gradient) {
-      if (next < matrices_.size() && matrices_[next].number == number) ++next;
-      else gradient = {};
+      if (next < matrices_.size() && matrices_[next].number == number)
+        ++next;
+      else
+        gradient = {};
       ++number;
     };
     model.each_param(choose, g);
     return g;
   }
-  /// dA += (alpha / rank) B^T dW, dB += (alpha / rank) dW A^T; then dW = 0, as a step of the optimiser would leave it.
-  /// Errors: shape_error for stores of another model, planlm::error for one without gradients.
+  /// dA += (alpha / rank) B^T dW, dB += (alpha / rank) dW A^T; then dW = 0, as a step of the optimiser would
+  /// leave it. Errors: shape_error for stores of another model, planlm::error for one without gradients.
   template <class Factors>
   void pull(context<backend>& cx, parameters<M>& working, const Factors& factors) const {
     check(working);
-    if (!working.flat_grads()) throw error("low_rank: the working weights have no gradients to pull; make their store with gradients kept");
+    if (!working.flat_grads())
+      throw error(
+          "low_rank: the working weights have no gradients to pull; make their store with gradients kept");
     for (std::size_t i = 0; i < matrices_.size(); ++i) {
       const parameter_spec& w = matrices_[i].spec;
-      const tensor<backend> dw(working.flat_grads().data + working.slots()[matrices_[i].number].offset, w.extents[0], w.extents[1]);
-      const tensor<backend>&a = factors.weights.a[i], &b = factors.weights.b[i], &da = factors.grads.a[i], &db = factors.grads.b[i];
-      if (da) backend::gemm(cx.queue(), scale(), transposed(const_tensor<backend>(b)), plain(const_tensor<backend>(dw)), plain(da), into::add);
-      if (db) backend::gemm(cx.queue(), scale(), plain(const_tensor<backend>(dw)), transposed(const_tensor<backend>(a)), plain(db), into::add);
+      const tensor<backend> dw(working.flat_grads().data + working.slots()[matrices_[i].number].offset,
+                               w.extents[0], w.extents[1]);
+      const tensor<backend>&a = factors.weights.a[i], &b = factors.weights.b[i], &da = factors.grads.a[i],
+            &db = factors.grads.b[i];
+      if (da)
+        backend::gemm(cx.queue(), scale(), transposed(const_tensor<backend>(b)),
+                      plain(const_tensor<backend>(dw)), plain(da), into::add);
+      if (db)
+        backend::gemm(cx.queue(), scale(), plain(const_tensor<backend>(dw)),
+                      transposed(const_tensor<backend>(a)), plain(db), into::add);
       backend::zero(cx.queue(), dw.data, static_cast<std::size_t>(dw.size()) * sizeof(real));
     }
   }
@@ -181,7 +201,8 @@ class low_rank {
       const parameter_spec &mine = matrices_[i].spec, &theirs = store.slots()[matrices_[i].number].spec;
       right = mine.extents[0] == theirs.extents[0] && mine.extents[1] == theirs.extents[1];
     }
-    if (!right) throw shape_error("low_rank: a store of weights that is not of the model the factors were made for");
+    if (!right)
+      throw shape_error("low_rank: a store of weights that is not of the model the factors were made for");
   }
 
   low_rank_tuning tuning_;
@@ -193,7 +214,8 @@ low_rank(const M&, Rest...) -> low_rank<M>;
 
 using tuning_policy = std::variant<frozen, low_rank_tuning, full_tuning>;
 
-/// Weights of a model under a policy of fine-tuning, and what of them an optimiser trains: nothing, factors, or all.
+/// Weights of a model under a policy of fine-tuning, and what of them an optimiser trains: nothing, factors,
+/// or all.
 ///
 ///     tuned_weights lm{cx, model, base, low_rank_tuning{8, 32}, philox{seed}};   // base must outlive it
 ///     auto [h, pullback] = model(cx, lm.weights(), ...);
@@ -209,8 +231,8 @@ class tuned_weights {
 
   /// `takes`: which matrices get factors. Errors: those of low_rank.
   template <class Filter = bool (*)(const parameter_spec&)>
-  tuned_weights(context<backend>& cx, const M& model, const parameters<M>& base, tuning_policy how, philox random,
-                Filter takes = is_projection)
+  tuned_weights(context<backend>& cx, const M& model, const parameters<M>& base, tuning_policy how,
+                philox random, Filter takes = is_projection)
       : model_(model), base_(&base) {
     if (std::holds_alternative<frozen>(how)) {
       no_gradients_ = base.weights;
@@ -244,10 +266,18 @@ class tuned_weights {
   bool trains() const { return own_.has_value(); }
 
   /// Of what is trained. Errors: planlm::error where nothing is.
-  const std::vector<parameter_slot>& slots() const { return trained([](const auto& store) -> const auto& { return store.slots(); }); }
-  planlm::flat_weights<backend> flat_weights() const { return trained([](const auto& store) { return store.flat_weights(); }); }
-  tensor<backend, 1> flat_grads() const { return trained([](const auto& store) { return store.flat_grads(); }); }
-  index_t count() const { return own_ ? trained([](const auto& store) { return store.count(); }) : 0; }
+  const std::vector<parameter_slot>& slots() const {
+    return trained([](const auto& store) -> const auto& { return store.slots(); });
+  }
+  planlm::flat_weights<backend> flat_weights() const {
+    return trained([](const auto& store) { return store.flat_weights(); });
+  }
+  tensor<backend, 1> flat_grads() const {
+    return trained([](const auto& store) { return store.flat_grads(); });
+  }
+  index_t count() const {
+    return own_ ? trained([](const auto& store) { return store.count(); }) : 0;
+  }
 
  private:
   template <class F>
