@@ -30,7 +30,7 @@ struct wishes {
   std::filesystem::path run;
   std::string variant = "mixture-joint", prompt;
   std::vector<int> plan;
-  int seed = 0, tokens = 120, samples = 1, top_k = 0, threads = 0;
+  int seed = -1, tokens = 120, longest_sentence = 64, samples = 1, top_k = 0, threads = 0;
   std::uint64_t random_seed = 1;
   double temperature = 1, top_p = 1;
   bool greedy = false, json = false, labels = false;
@@ -41,10 +41,11 @@ bool parse(int argc, char** argv, wishes& w, int& status) {
   app.get_formatter()->column_width(30);
   app.add_option_function<std::string>("--run", [&](const std::string& value) { w.run = value; }, "folder that train_planner_lm --out named")->required();
   app.add_option("--variant", w.variant, "of the run; none is the language model alone")->capture_default_str();
-  app.add_option("--seed", w.seed, "of the run; default its first")->check(CLI::PositiveNumber);
+  app.add_option("--seed", w.seed, "of the run; default its first")->check(CLI::Range(0, 1000000));
   app.add_option("--prompt", w.prompt, "sentences to go on from; without them the text begins from nothing");
   app.add_option("--plan", w.plan, "labels of the first sentences written, comma-separated; the planner chooses the others")->delimiter(',');
   app.add_option("--tokens", w.tokens, "how many to write")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--longest-sentence", w.longest_sentence, "tokens after which a new sentence is planned anyway")->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--samples", w.samples, "texts to write")->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_option("--temperature", w.temperature, "of the draws, from 1e-6 to 1e6")->capture_default_str();
   app.add_option("--top-p", w.top_p, "draw among the most probable tokens that hold this much, in (0, 1]")->capture_default_str();
@@ -106,11 +107,16 @@ void show_labels(const kept_language& k) {
   }
 }
 
+/// The lowest seed that has a base language model; 1 if none has.
+int first_seed(const std::filesystem::path& folder) {
+  for (int s = 0; s < 1000; ++s)
+    if (std::filesystem::exists(folder / ("seed-" + std::to_string(s) + ".base.safetensors"))) return s;
+  return 1;
+}
+
 void generate(const wishes& w) {
   const finished_run run = read_run(w.run);
-  int seed = w.seed;
-  for (int s = 0; seed == 0 && s < 1000; ++s)
-    if (std::filesystem::exists(w.run / ("seed-" + std::to_string(s) + ".labels.safetensors"))) seed = s;
+  const int seed = w.seed >= 0 ? w.seed : first_seed(w.run);
   const kept_language k = read_language(w.run, run, seed);
   if (w.labels) return show_labels(k);
   const std::vector<std::string> known = variant_names(run.flags);
@@ -127,6 +133,7 @@ void generate(const wishes& w) {
   device->training = false;
   writing_rule rule;
   rule.new_tokens = w.tokens;
+  rule.longest_sentence = w.longest_sentence;
   rule.sampling = {.temperature = w.temperature, .top_p = w.top_p, .greedy = w.greedy};
   if (w.top_k > 0) rule.sampling.top_k = w.top_k;
   check_rule(rule.sampling);

@@ -61,8 +61,9 @@ kept_language read_language(const std::filesystem::path& folder, const finished_
     throw input_error(labels_file.string() + ": centroids and encoder are not of the sizes that run.json names; the files are of two runs");
   k.ends.resize(static_cast<std::size_t>(k.vocabulary.size()));
   try {
-    for (const auto& id : read_json(folder / "text.json").at("sentence_ends")) k.ends.at(id.get<std::size_t>()) = 1;
-    for (const auto& l : read_json(pages_file).at("labels")) k.typical.push_back(l.at("typical").get<std::vector<std::string>>());
+    const nlohmann::json about_text = read_json(folder / "text.json"), pages = read_json(pages_file);
+    for (const auto& id : about_text.at("sentence_ends")) k.ends.at(id.get<std::size_t>()) = 1;
+    for (const auto& l : pages.at("labels")) k.typical.push_back(l.at("typical").get<std::vector<std::string>>());
   } catch (const nlohmann::json::exception&) {
     throw input_error(folder.string() + ": text.json or " + pages_file.filename().string() + " is damaged; run train_planner_lm again with the same --out");
   } catch (const std::out_of_range&) {

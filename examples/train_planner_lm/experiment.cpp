@@ -193,9 +193,11 @@ experiment::trainee experiment::train(const variant_plan& plan, const work& w) {
   if (plan.joint) rates += " or --joint-planner-rate";
   if (plan.adapted && plan.lm == tuning::low_rank) rates += " or --low-rank-rate";
   if (plan.adapted && plan.lm == tuning::full) rates += " or --full-rate";
-  if (plan.joint) observe(name, 0, *t.planner);
   const auto done = run_.stage({name, seed_, w.variant_steps, rates, parts, {}},
-                               [&](index_t s) { return variant_step(plan, t, thawed(s), own, s, schedule(s)); },
+                               [&](index_t s) {
+                                 if (plan.joint && s == 0) observe(name, 0, *t.planner);
+                                 return variant_step(plan, t, thawed(s), own, s, schedule(s));
+                               },
                                [&](index_t s) {
                                  if (plan.joint && ((s + 1) % every == 0 || s + 1 == w.variant_steps)) observe(name, s + 1, *t.planner);
                                  return true;
@@ -354,9 +356,11 @@ void experiment::train_planner(const std::string& name, learner::kind what, part
   double best = INFINITY, worse = 0;  // of validation: the lowest cross-entropy, and how many were higher since
   sentence_order_.clear();
   const std::vector<named_part> parts{{name, p.get()}, {"best", &best_one}};
-  observe(name, 0, *p);
   run_.stage({name, seed_, steps, "--planner-rate", parts, {{"best", &best}, {"worse", &worse}}},
-             [&](index_t s) { return planner_step(*p, s, options_.planner_rate); },
+             [&](index_t s) {
+               if (s == 0) observe(name, 0, *p);
+               return planner_step(*p, s, options_.planner_rate);
+             },
              [&](index_t s) {
                if ((s + 1) % per_epoch != 0 && s + 1 != steps) return true;
                const planner_metrics m = quality(logits_of(*p, valid_sentences_), valid_sentences_);
@@ -454,7 +458,12 @@ planner_metrics experiment::planner_quality(const std::vector<float>& logits, co
 
 void experiment::observe(const std::string& stage, index_t step, const part& p) {
   const std::vector<float> logits = logits_of(p, observed_);
-  const planner_metrics m = quality(logits, observed_);
+  planner_metrics m;
+  try {
+    m = quality(logits, observed_);
+  } catch (const numeric_error&) {
+    return;  // the step says so, and where
+  }
   const auto labels = static_cast<std::size_t>(options_.labels);
   std::vector<std::int32_t> chosen;
   for (const text::sentence_ref s : observed_) {
