@@ -150,9 +150,9 @@ void check_bits() {
         for (const index_t row : {index_t{0}, index_t{1}, index_t{5}, s.m / 2, s.m - 1}) {
           operand<const T> one = a.read_only();
           one.data += row * one.row_stride;
-          one.rows = 1;
-          rows_alone = rows_alone && same_bits(thrice(1, one, b.read_only(), bias, alpha),
-                                               rows_of(whole, s.n, row, row + 1));
+          for (one.rows = 1; one.rows <= std::min<index_t>(5, s.m - row); ++one.rows)
+            rows_alone = rows_alone && same_bits(thrice(1, one, b.read_only(), bias, alpha),
+                                                 rows_of(whole, s.n, row, row + one.rows));
           one.rows = std::min<index_t>(13, s.m - row);
           blocks = blocks && same_bits(thrice(2, one, b.read_only(), bias, alpha),
                                        rows_of(whole, s.n, row, row + one.rows));

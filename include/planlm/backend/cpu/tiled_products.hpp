@@ -2,6 +2,7 @@
 ///
 /// Element (i, j) is sum over blocks of 256 inner indices of (sequential multiply-adds over the block): the same bits for any number of rows,
 /// columns or threads. That is what lets a decoder that computes one row agree bit for bit with the training pass that computed a thousand.
+/// B is packed for many rows; a few rows read it where it lies, since packing would cost more than the product.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -13,6 +14,7 @@ namespace planlm::inline PLANLM_CPU_ABI {
 /// Register-tiled products of the library itself; the default of `cpu`.
 struct tiled_products {
   static constexpr index_t block_k = 256;  // inner indices per block: one panel of B stays in the first-level cache
+  static constexpr index_t few_rows = 4;   // of C, for which B is not packed
 
   template <class Real>
   struct tile {
@@ -36,6 +38,7 @@ struct tiled_products {
     using t = tile<Real>;
     Real* packed = static_cast<Real*>(scratch);
     if (a.cols == 0) return start(c, bias, mode);
+    if (c.rows <= few_rows && (b.row_stride == 1 || b.col_stride == 1)) return multiply_few(alpha, a, b, c, bias, mode, packed);
     for (index_t jc = 0; jc < c.cols; jc += t::block_n) {
       const index_t nc = std::min(t::block_n, c.cols - jc);
       for (index_t pc = 0; pc < a.cols; pc += block_k) {
@@ -44,7 +47,7 @@ struct tiled_products {
           pack(b, pc, kc, jc + j, std::min<index_t>(t::cols, nc - j), packed + j * kc);
         const bool first = pc == 0 && mode == into::replace;
         for (index_t j = 0; j < nc; j += t::cols) {
-          const panel<Real> to{packed + j * kc, c.data + jc + j, std::min<index_t>(t::cols, nc - j),
+          const panel<Real> to{packed + j * kc, t::cols, c.data + jc + j, std::min<index_t>(t::cols, nc - j),
                                pc == 0 && bias ? bias + jc + j : nullptr, !first};
           index_t i = 0;
           for (; i + t::rows <= c.rows; i += t::rows) run<t::rows>(alpha, a, i, pc, kc, to, c.row_stride);
@@ -58,7 +61,8 @@ struct tiled_products {
  private:
   template <class Real>
   struct panel {
-    const Real* b;     // packed (kc, cols)
+    const Real* b;     // (kc, cols)
+    index_t b_stride;  // between its rows
     Real* c;           // first row's destination
     index_t cols;      // of them valid
     const Real* bias;  // added to the first block's sums
@@ -110,7 +114,7 @@ struct tiled_products {
 #pragma GCC unroll 4
       for (int j = 0; j < n; ++j) sum[r][j] = v{};
     const Real* b = to.b;
-    for (index_t k = 0; k < kc; ++k, b += t::cols, from += a.col_stride) {
+    for (index_t k = 0; k < kc; ++k, b += to.b_stride, from += a.col_stride) {
       v bv[n];
 #pragma GCC unroll 4
       for (int j = 0; j < n; ++j) bv[j] = simd<Real>::load(b + j * t::width);
@@ -121,7 +125,95 @@ struct tiled_products {
         for (int j = 0; j < n; ++j) sum[r][j] += x * bv[j];
       }
     }
-    Real* c = to.c + i * stride;
+    finish<M>(alpha, sum, to, to.c + i * stride, stride);
+  }
+
+  // The same by columns of B that lie in memory one after another: blocks of it are turned in registers.
+  template <int M, class Real>
+  static void run_turned(Real alpha, operand<const Real> a, index_t p, index_t kc, const Real* columns, index_t col_stride,
+                         const panel<Real>& to, index_t stride) {
+    using t = tile<Real>;
+    using v = typename simd<Real>::type;
+    constexpr int n = t::vectors;
+    const Real* from = a.data + p * a.col_stride;
+    v sum[M][n];
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < n; ++j) sum[r][j] = v{};
+    for (index_t k = 0; k < kc; k += t::width) {
+      const int depth = static_cast<int>(std::min<index_t>(t::width, kc - k));
+#pragma GCC unroll 4
+      for (int j = 0; j < n; ++j) {
+        const index_t there = to.cols - j * t::width;
+        if (there <= 0) break;
+        const Real* at = columns + j * t::width * col_stride + k;
+        v b[t::width];
+        if (there >= t::width && depth == t::width) {
+#pragma GCC unroll 16
+          for (int x = 0; x < t::width; ++x) b[x] = simd<Real>::load(at + x * col_stride);
+        } else {
+          for (int x = 0; x < t::width; ++x) b[x] = x < there ? part(at + x * col_stride, depth) : v{};
+        }
+        simd<Real>::transpose(b);
+        const Real* x = from + k * a.col_stride;
+        if (depth == t::width) {
+#pragma GCC unroll 16
+          for (int y = 0; y < t::width; ++y, x += a.col_stride)
+#pragma GCC unroll 16
+            for (int r = 0; r < M; ++r) sum[r][j] += x[r * a.row_stride] * b[y];
+        } else {
+          for (int y = 0; y < depth; ++y, x += a.col_stride)
+            for (int r = 0; r < M; ++r) sum[r][j] += x[r * a.row_stride] * b[y];
+        }
+      }
+    }
+    finish<M>(alpha, sum, to, to.c, stride);
+  }
+  template <class Real>
+  static typename simd<Real>::type part(const Real* from, int n) {
+    typename simd<Real>::type v{};
+    for (int i = 0; i < n; ++i) v[i] = from[i];
+    return v;
+  }
+
+  template <class Real>
+  static void multiply_few(Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode,
+                           Real* packed) {
+    switch (c.rows) {
+      case 1: return multiply_rows<1>(alpha, a, b, c, bias, mode, packed);
+      case 2: return multiply_rows<2>(alpha, a, b, c, bias, mode, packed);
+      case 3: return multiply_rows<3>(alpha, a, b, c, bias, mode, packed);
+      case few_rows: return multiply_rows<few_rows>(alpha, a, b, c, bias, mode, packed);
+    }
+  }
+  template <int M, class Real>
+  static void multiply_rows(Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode,
+                            Real* packed) {
+    using t = tile<Real>;
+    for (index_t j = 0; j < c.cols; j += t::cols)
+      for (index_t pc = 0; pc < a.cols; pc += block_k) {
+        const index_t kc = std::min(block_k, a.cols - pc), n = std::min<index_t>(t::cols, c.cols - j);
+        const Real* at = b.data + pc * b.row_stride + j * b.col_stride;
+        panel<Real> to{at, b.row_stride, c.data + j, n, pc == 0 && bias ? bias + j : nullptr, pc > 0 || mode == into::add};
+        if (b.row_stride == 1) {
+          run_turned<M>(alpha, a, pc, kc, at, b.col_stride, to, c.row_stride);
+          continue;
+        }
+        if (n < t::cols) {
+          pack(b, pc, kc, j, n, packed);
+          to.b = packed, to.b_stride = t::cols;
+        }
+        run<M>(alpha, a, 0, pc, kc, to, c.row_stride);
+      }
+  }
+
+  // alpha sum, with bias or what is there, becomes M rows of C.
+  template <int M, class Real, class Sums>
+  [[gnu::always_inline]] static void finish(Real alpha, const Sums& sum, const panel<Real>& to, Real* c, index_t stride) {
+    using t = tile<Real>;
+    using v = typename simd<Real>::type;
+    constexpr int n = t::vectors;
     if (to.cols == t::cols) {
 #pragma GCC unroll 16
       for (int r = 0; r < M; ++r)
