@@ -135,7 +135,7 @@ report sample() {
   page.chart(line_chart(
       {.title = "More sampled paths",
        .caption = "How perplexity falls with the number of paths that the planner draws at test time.",
-       .x_title = "paths (logarithmic)",
+       .x_title = "paths",
        .y_title = "perplexity per token",
        .log_x = true},
       paths()));

@@ -114,7 +114,7 @@ class axis {
     const double part = (place(value) - place(low_)) / (place(high_) - place(low_));
     return from_ + part * (to_ - from_);
   }
-  double low() const { return low_; }
+  bool logarithmic() const { return logarithmic_; }
   const std::vector<double>& ticks() const { return ticks_; }
   const std::vector<std::string>& texts() const { return texts_; }
   double widest_text() const {

@@ -53,17 +53,20 @@ inline constexpr double chart_width = 360;
 inline std::string figure(const chart_options& options, double height, const std::string& description,
                           const std::string& drawing, const std::string& legend = "") {
   std::string caption = element("strong", "", escaped(options.title));
-  if (!options.caption.empty()) caption += " " + element("span", "", escaped(options.caption));
-  const std::string words =
-      "<title>" + escaped(options.title) + "</title><desc>" + escaped(description) + "</desc>\n";
-  const std::string box = "viewBox=\"0 0 " + at(chart_width) + " " + at(height) + "\" role=\"img\"";
-  return "<figure class=\"chart\"><figcaption>" + caption + legend + "</figcaption>\n" +
-         element("svg", box, words + drawing) + "</figure>\n";
+  if (!options.caption.empty()) caption += joined(" ", element("span", "", escaped(options.caption)));
+  const std::string words = joined(tooltip(options.title), element("desc", "", escaped(description)), "\n");
+  const std::string box = joined("viewBox=\"0 0 ", at(chart_width), " ", at(height), "\" role=\"img\"");
+  return joined("<figure class=\"chart\">", element("figcaption", "", caption + legend), "\n",
+                element("svg", box, words + drawing), "</figure>\n");
 }
 
 inline std::string empty_figure(const chart_options& options) {
   return figure(options, 64, "There is nothing to show.",
                 svg_text(chart_width / 2, 36, "middle", "There is nothing to show yet."));
+}
+
+inline std::string axis_title(const std::string& title, bool logarithmic) {
+  return !logarithmic ? title : title.empty() ? "log scale" : title + " (log scale)";
 }
 
 /// What the dashed line is, with its value.
@@ -96,7 +99,8 @@ inline std::string draw_x_axis(const axis& x, double top, double bottom, const s
     const double place = x(x.ticks()[i]);
     out += svg_line(place, top, place, bottom, "grid") + numbers(place, x.texts()[i]);
   }
-  return out + svg_text(chart_width, bottom + 34, "end", shortened(title, chart_width));
+  return out + svg_text(chart_width, bottom + 34, "end",
+                        shortened(axis_title(title, x.logarithmic()), chart_width));
 }
 
 /// Horizontal gridlines with their numbers to the left. Above the chart, where they meet no curve, stand the
@@ -107,11 +111,12 @@ inline std::string draw_y_axis(const chart_options& options, const axis& y, doub
     const double place = y(y.ticks()[i]);
     out += svg_line(left, place, right, place, "grid") + svg_text(left - 6, place + 4, "end", y.texts()[i]);
   }
+  const std::string title = axis_title(options.y_title, y.logarithmic());
   if (!options.reference || !y.shows(*options.reference))
-    return out + svg_text(0, 12, "", shortened(options.y_title, chart_width));
+    return out + svg_text(0, 12, "", shortened(title, chart_width));
   const std::string name = reference_text(options, chart_width / 2);
   const double from = chart_width - text_width(name);
-  return out + svg_text(0, 12, "", shortened(options.y_title, from - 40)) +
+  return out + svg_text(0, 12, "", shortened(title, from - 40)) +
          svg_line(from - 26, 8, from - 6, 8, "reference") + svg_text(from, 12, "", name);
 }
 
@@ -162,7 +167,7 @@ inline std::vector<pen_point> thinned(const std::vector<pen_point>& points) {
 inline std::string path_data(const std::vector<pen_point>& points) {
   std::string data;
   for (std::size_t i = 0; i < points.size(); ++i) {
-    data += (points[i].pen_up ? "M" : "L") + at(points[i].x) + " " + at(points[i].y);
+    data += joined(points[i].pen_up ? "M" : "L", at(points[i].x), " ", at(points[i].y));
     const bool alone = points[i].pen_up && (i + 1 == points.size() || points[i + 1].pen_up);
     if (alone) data += "h0";  // a dot, by the round ends of lines
   }
@@ -171,7 +176,7 @@ inline std::string path_data(const std::vector<pen_point>& points) {
 
 /// The class of the i-th curve: eight colours, dashes from the fifth on.
 inline std::string curve_look(std::size_t i) {
-  return "c" + std::to_string(i % 8) + (i % 8 >= 4 ? " dashed" : "");
+  return joined("c", std::to_string(i % 8), i % 8 >= 4 ? " dashed" : "");
 }
 
 inline std::string draw_curve(const series& curve, std::size_t i, const axis& x, const axis& y) {
@@ -185,7 +190,7 @@ inline std::string draw_curve(const series& curve, std::size_t i, const axis& x,
       tooltip(curve.name));
   for (std::size_t j = 0; points.size() <= most_dots && j < std::min(curve.x.size(), curve.y.size()); ++j)
     if (x.shows(curve.x[j]) && y.shows(curve.y[j]))
-      out += svg_circle(x(curve.x[j]), y(curve.y[j]), 3, "dot c" + std::to_string(i % 8),
+      out += svg_circle(x(curve.x[j]), y(curve.y[j]), 3, joined("dot c", std::to_string(i % 8)),
                         curve.name + ": " + readable(curve.y[j]) + " at " + readable(curve.x[j]));
   return out + "\n";
 }
@@ -216,8 +221,8 @@ inline std::string legend(std::span<const series> curves, const axis& x, const a
   std::stable_sort(ends.begin(), ends.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::string items;
   for (const auto& [unused, i] : ends)
-    items += "<li><svg class=\"key\" viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"line " +
-             curve_look(i) + "\" d=\"M2 4H20\"/></svg>" + escaped(curves[i].name) + "</li>";
+    items += joined("<li><svg class=\"key\" viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"line ",
+                    curve_look(i), "\" d=\"M2 4H20\"/></svg>", escaped(curves[i].name), "</li>");
   return "<ul class=\"legend\">" + items + "</ul>";
 }
 
@@ -254,7 +259,7 @@ inline std::string line_chart(const chart_options& options, std::span<const seri
     drawing += draw_curve(curves[i], i, x, y);
     words += curve_in_words(curves[i], x, y);
   }
-  if (gaps > 0) words += "Points that cannot be drawn and leave gaps: " + std::to_string(gaps) + ".";
+  if (gaps > 0) words += joined("Points that cannot be drawn and leave gaps: ", std::to_string(gaps), ".");
   return figure(options, bottom + 40, words, drawing, legend(curves, x, y));
 }
 
@@ -317,9 +322,9 @@ inline std::string interval_chart(const chart_options& options, std::span<const 
   std::string rows, words;
   for (const auto& b : bars) {
     const std::string figures = in_brackets(b, digits), look = b.highlighted ? " chosen" : "";
+    const double room = chart_width / (b.highlighted ? 1.12 : 1) - text_width(figures) - 16;  // bold is wider
     rows += svg_text(chart_width, y + 15, "end figures" + look, figures);
-    for (const auto& line : in_two_lines(b.name, chart_width - 24 - text_width(figures)))
-      rows += svg_text(0, y += 15, "name" + look, line);
+    for (const auto& line : in_two_lines(b.name, room)) rows += svg_text(0, y += 15, "name" + look, line);
     y += 14;
     for (const double tick : x.ticks()) rows += svg_line(x(tick), y - 8, x(tick), y + 8, "grid");
     if (referred)

@@ -171,10 +171,12 @@ inline std::string map_chart(const chart_options& options, std::span<const map_p
   }
   chart_options told = options;
   if (unnamed > 0)
-    told.caption += (told.caption.empty() ? "" : " ") + std::to_string(unnamed) +
-                    " names have no room here; rest the pointer on a dot to read its name.";
-  const std::string frame = "<rect x=\"0.5\" y=\"0.5\" width=\"" + at(chart_width - 1) + "\" height=\"" +
-                            at(height - 1) + "\" rx=\"6\" class=\"map\"/>\n";
+    told.caption += joined(told.caption.empty() ? "" : " ", std::to_string(unnamed),
+                           unnamed == 1 ? " name has" : " names have",
+                           " no room here; rest the pointer on a dot to read its name.");
+  const std::string frame =
+      joined("<rect ", placed("x", 0.5, "y", 0.5, "width", chart_width - 1, "height", height - 1),
+             " rx=\"6\" class=\"map\"/>\n");
   return figure(told, height, words, frame + circles + names);
 }
 

@@ -14,6 +14,13 @@
 
 namespace planlm::detail {
 
+template <class... Parts>
+std::string joined(const Parts&... parts) {
+  std::string text;
+  (text.append(std::string_view(parts)), ...);
+  return text;
+}
+
 /// Bytes of the UTF-8 character at the front of `text` that XML can hold; 0 if there is none.
 inline std::size_t character_bytes(std::string_view text) {
   const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
@@ -62,14 +69,15 @@ inline std::string escaped(std::string_view text) {
 
 /// Width in units at the 12 units of the drawings, on the wide side: the reader's font is not known.
 inline double text_width(std::string_view text) {
-  constexpr std::string_view narrow = " fijlrt.,:;'!|()[]/-I", wide = "mwMWQOG%@+=<>#~";
+  constexpr std::string_view narrow = " fijlrt.,:;'!|()[]/-I", wide = "wGQO+=<>#~", widest = "mMW@%";
   double em = 0;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     if ((byte & 0xC0u) == 0x80u) continue;
     em += byte >= 0xE0                    ? 1.0
           : narrow.find(c) != narrow.npos ? 0.4
-          : wide.find(c) != wide.npos     ? 0.9
+          : widest.find(c) != widest.npos ? 1.0
+          : wide.find(c) != wide.npos     ? 0.87
           : c >= 'A' && c <= 'Z'          ? 0.72
                                           : 0.63;
   }
@@ -104,8 +112,8 @@ inline bool drawable(double value) {
 /// 12345.6 -> "12,345.6"
 inline std::string grouped(std::string digits) {
   const std::size_t point = std::min(digits.find('.'), digits.size()), first = digits.starts_with('-');
-  for (std::size_t i = point; i > first + 3; i -= 3) digits.insert(i - 3, ",");
-  return digits.starts_with('-') ? "−" + digits.substr(1) : digits;
+  for (std::size_t i = point; i > first + 3; i -= 3) digits.insert(i - 3, 1, ',');
+  return digits.starts_with('-') ? joined("−", digits.substr(1)) : digits;
 }
 
 inline std::string without_zeros(std::string digits) {
@@ -131,37 +139,42 @@ inline std::string readable(double value) {
 /// A coordinate, to a tenth of a unit.
 inline std::string at(double value) { return without_zeros(with_digits(value, 1)); }
 
-inline std::string element(std::string_view name, const std::string& attributes, const std::string& inside) {
-  return "<" + std::string(name) + (attributes.empty() ? "" : " " + attributes) + ">" + inside + "</" +
-         std::string(name) + ">";
+inline std::string element(std::string_view name, std::string_view attributes, std::string_view inside) {
+  return joined("<", name, attributes.empty() ? "" : " ", attributes, ">", inside, "</", name, ">");
 }
 inline std::string attribute(std::string_view name, std::string_view value) {
-  return std::string(name) + "=\"" + escaped(value) + "\"";
+  return joined(name, "=\"", escaped(value), "\"");
 }
 inline std::string tooltip(std::string_view text) { return element("title", "", escaped(text)); }
+
+/// Coordinates as attributes: pairs of a name and a number.
+template <class... More>
+std::string placed(std::string_view name, double value, More... more) {
+  std::string text = attribute(name, at(value));
+  if constexpr (sizeof...(more) > 0) text += joined(" ", placed(more...));
+  return text;
+}
 
 /// Text at (x, y), its baseline; `look` names classes of the style sheet: "end", "middle", "name", "on".
 inline std::string svg_text(double x, double y, std::string_view look, std::string_view text) {
   if (text.empty()) return "";
-  const std::string where = "x=\"" + at(x) + "\" y=\"" + at(y) + "\"";
-  return element("text", look.empty() ? where : where + " " + attribute("class", look), escaped(text));
+  const std::string where = placed("x", x, "y", y);
+  return element("text", look.empty() ? where : joined(where, " ", attribute("class", look)), escaped(text));
 }
 inline std::string svg_line(double x1, double y1, double x2, double y2, std::string_view look) {
-  return "<line x1=\"" + at(x1) + "\" y1=\"" + at(y1) + "\" x2=\"" + at(x2) + "\" y2=\"" + at(y2) + "\" " +
-         attribute("class", look) + "/>";
+  return joined("<line ", placed("x1", x1, "y1", y1, "x2", x2, "y2", y2), " ", attribute("class", look),
+                "/>");
 }
 inline std::string svg_circle(double x, double y, double radius, std::string_view look,
                               std::string_view tip) {
-  return element(
-      "circle",
-      "cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"" + at(radius) + "\" " + attribute("class", look),
-      tooltip(tip));
+  return element("circle", joined(placed("cx", x, "cy", y, "r", radius), " ", attribute("class", look)),
+                 tooltip(tip));
 }
+/// Hundredths across: hundreds of bars may share the width.
 inline std::string svg_rectangle(double x, double y, double width, double height, std::string_view look,
                                  std::string_view tip) {
-  return element("rect",
-                 "x=\"" + with_digits(x, 2) + "\" y=\"" + at(y) + "\" width=\"" + with_digits(width, 2) +
-                     "\" height=\"" + at(height) + "\" " + attribute("class", look),
+  const std::string across = joined("x=\"", with_digits(x, 2), "\" width=\"", with_digits(width, 2), "\" ");
+  return element("rect", joined(across, placed("y", y, "height", height), " ", attribute("class", look)),
                  tooltip(tip));
 }
 

@@ -91,11 +91,11 @@ class report {
     using namespace detail;
     std::string head, body;
     for (const auto& column : columns)
-      head += element("th", "scope=\"col\"" + side(column), escaped(column.title));
+      head += element("th", joined("scope=\"col\"", side(column)), escaped(column.title));
     for (std::size_t r = 0; r < rows.size(); ++r) body += table_row(columns, rows[r], r);
     const std::string words = caption.empty() ? "" : element("caption", "", escaped(caption));
-    const std::string box = "class=\"scroll\" tabindex=\"0\" role=\"region\" " +
-                            attribute("aria-label", caption.empty() ? "table" : caption);
+    const std::string box = joined("class=\"scroll\" tabindex=\"0\" role=\"region\" ",
+                                   attribute("aria-label", caption.empty() ? "table" : caption));
     return add(element(
         "div", box,
         element("table", "",
@@ -140,26 +140,25 @@ class report {
     for (std::size_t i = 0; i < cards.size(); ++i) (i < shown ? first : rest) += card(cards[i], largest);
     add(detail::element("div", "class=\"labels\"", first));
     if (rest.empty()) return *this;
-    const std::string more =
-        detail::element("summary", "", "The other " + std::to_string(cards.size() - shown) + " labels");
+    const std::string more = detail::element(
+        "summary", "", detail::joined("The other ", std::to_string(cards.size() - shown), " labels"));
     return add(detail::element("details", "class=\"more\"",
                                more + detail::element("div", "class=\"labels\"", rest)));
   }
 
   std::string html() const {
     using namespace detail;
-    const std::string head =
+    constexpr const char* start =
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-        "<meta name=\"color-scheme\" content=\"light dark\"/>\n<link rel=\"icon\" "
-        "href=\"data:,\"/>\n<title>" +
-        escaped(title_) + "</title>\n<style>" + report_style + "</style>\n</head>\n<body>\n";
+        "<meta name=\"color-scheme\" content=\"light dark\"/>\n<link rel=\"icon\" href=\"data:,\"/>\n";
     std::string top = element("h1", "", escaped(title_));
-    if (!subtitle_.empty()) top += "\n" + element("p", "class=\"subtitle\"", escaped(subtitle_));
+    if (!subtitle_.empty()) top += joined("\n", element("p", "class=\"subtitle\"", escaped(subtitle_)));
     std::string body;
     for (std::size_t i = 0; i < sections_.size(); ++i) body += section_html(i);
-    return head + element("header", "", top + contents()) + "\n" + element("main", "", "\n" + body) +
-           "\n</body>\n</html>\n";
+    return joined(start, element("title", "", escaped(title_)), "\n", element("style", "", report_style),
+                  "\n</head>\n<body>\n", element("header", "", top + contents()), "\n",
+                  element("main", "", joined("\n", body)), "\n</body>\n</html>\n");
   }
 
  private:
@@ -185,8 +184,8 @@ class report {
                                const std::vector<std::string>& cells, std::size_t number) {
     using namespace detail;
     if (cells.size() != columns.size())
-      throw shape_error("report: row " + std::to_string(number) + " has " + std::to_string(cells.size()) +
-                        " cells, the table has " + std::to_string(columns.size()) + " columns");
+      throw shape_error(joined("report: row ", std::to_string(number), " has ", std::to_string(cells.size()),
+                               " cells, the table has ", std::to_string(columns.size()), " columns"));
     std::string row;
     for (std::size_t c = 0; c < cells.size(); ++c) {
       const std::string scope = c == 0 ? "scope=\"row\"" : "";
@@ -200,8 +199,8 @@ class report {
     std::string out;
     for (std::size_t begin = 0; begin <= text.size();) {
       const std::size_t end = std::min(text.find(' ', begin), text.size());
-      out += (begin > 0 ? " " : "") +
-             detail::element("span", "class=\"word\"", detail::escaped(text.substr(begin, end - begin)));
+      const std::string word = detail::escaped(text.substr(begin, end - begin));
+      out += detail::joined(begin > 0 ? " " : "", detail::element("span", "class=\"word\"", word));
       begin = end + 1;
     }
     return out;
@@ -212,7 +211,7 @@ class report {
   static std::string planned(const planned_sentence& s) {
     using namespace detail;
     const bool off = s.label && !s.followed.value_or(true);
-    const std::string missed = off ? " " + element("span", "class=\"missed\"", "not followed") : "";
+    const std::string missed = off ? joined(" ", element("span", "class=\"missed\"", "not followed")) : "";
     std::string plan;
     if (s.label)
       plan = element("div", "class=\"plan\"",
@@ -225,7 +224,7 @@ class report {
     using namespace detail;
     const double part = largest > 0 && drawable(c.share) ? std::clamp(c.share / largest, 0.0, 1.0) : 0;
     const std::string meter =
-        "<span class=\"meter\"><span style=\"width:" + at(100 * part) + "%\"></span></span>";
+        joined("<span class=\"meter\"><span style=\"width:", at(100 * part), "%\"></span></span>");
     std::string items;
     for (const auto& sentence : c.typical) items += element("li", "", escaped(sentence));
     const std::string first = c.typical.empty() ? "no sentence" : escaped(c.typical[0]);
@@ -244,12 +243,12 @@ class report {
     std::size_t count = 0;
     for (std::size_t i = 0; i < sections_.size(); ++i) {
       if (sections_[i].heading.empty()) continue;
-      links +=
-          element("a", "href=\"#section-" + std::to_string(i + 1) + "\"", escaped(sections_[i].heading)) +
-          "\n";
+      links += element("a", joined("href=\"#section-", std::to_string(i + 1), "\""),
+                       escaped(sections_[i].heading)) +
+               "\n";
       ++count;
     }
-    return count < 3 ? "" : "\n" + element("nav", "aria-label=\"Sections\"", links);
+    return count < 3 ? "" : joined("\n", element("nav", "aria-label=\"Sections\"", links));
   }
 
   std::string section_html(std::size_t i) const {
@@ -264,7 +263,7 @@ class report {
       out += s.blocks[b].html + "\n";
       if (chart && (b + 1 == s.blocks.size() || !s.blocks[b + 1].chart)) out += "</div>\n";
     }
-    return element("section", "id=\"section-" + std::to_string(i + 1) + "\"", "\n" + out) + "\n";
+    return element("section", joined("id=\"section-", std::to_string(i + 1), "\""), joined("\n", out)) + "\n";
   }
 
   std::string title_, subtitle_;

@@ -18,7 +18,7 @@ inline constexpr const char* report_style = R"css(
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 1.75rem 1rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; }
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }
 h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; letter-spacing: -0.01em; text-wrap: balance; }
 h2 { margin: 0 0 0.35rem; font-size: 1.25rem; line-height: 1.3; }
 h3 { margin: 0; font-size: 1rem; }
@@ -36,7 +36,7 @@ section > h2 + .lead { margin-top: 0; color: var(--muted); }
 .chart { display: grid; grid-row: span 2; grid-template-rows: auto 1fr; grid-template-rows: subgrid; row-gap: 0.6rem;
   margin: 0; min-width: 0; }
 .chart > svg { display: block; width: 100%; height: auto; overflow: visible; }
-figcaption { display: flex; flex-direction: column; gap: 0.15rem; font-size: 0.875rem; color: var(--muted); line-height: 1.45; }
+figcaption { display: flex; flex-direction: column; min-width: 0; gap: 0.15rem; font-size: 0.875rem; color: var(--muted); line-height: 1.45; }
 figcaption strong { font-size: 1rem; color: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; margin: auto 0 0; padding: 0.35rem 0 0; list-style: none; color: var(--ink); }
 .legend li { display: flex; min-width: 0; align-items: center; gap: 0.35rem; }
@@ -72,8 +72,8 @@ th, td { padding: 0.4rem 1.1rem 0.4rem 0; text-align: right; white-space: nowrap
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; border-bottom-color: var(--base); }
 tbody th { position: sticky; left: 0; background: var(--paper); font-weight: 500; } .left { text-align: left; }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) minmax(0, 1fr); gap: 0.45rem 1.5rem; margin: 0; font-size: 0.9rem; }
-dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; } dd code { font-size: 0.85rem; }
+dl { display: grid; grid-template-columns: fit-content(14rem) minmax(0, 1fr); gap: 0.45rem 1.5rem; margin: 0; font-size: 0.9rem; }
+dt { color: var(--muted); } dd { margin: 0; } dd code { font-size: 0.85rem; }
 .word { display: inline-block; max-width: 100%; }
 @media (max-width: 36rem) { dl { display: block; } dd + dt { margin-top: 0.6rem; } tbody th { white-space: normal; min-width: 7.5rem; padding-right: 0.6rem; } }
 
