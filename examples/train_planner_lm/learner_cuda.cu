@@ -1,13 +1,13 @@
-/// The experiment's steps on an NVIDIA GPU.
+/// Which learner on an NVIDIA GPU, and whether there is a GPU at all.
 #include <planlm/cuda.cuh>
-#include "learner_on.hpp"
+#include "learner_cuda.hpp"
 
 namespace train_planner_lm {
 
 std::unique_ptr<learner> make_cuda_learner(const learner_sizes& sizes, const std::string& precision) {
-  if (precision == "bf16") return std::make_unique<learner_on<cuda<bfloat16>>>(cuda_queue{}, sizes);
-  if (precision == "tf32") return std::make_unique<learner_on<cuda<float, tf32_products>>>(cuda_queue{}, sizes);
-  return std::make_unique<learner_on<cuda<float>>>(cuda_queue{}, sizes);
+  if (precision == "bf16") return make_bfloat16_learner(sizes);
+  if (precision == "tf32") return make_tf32_learner(sizes);
+  return make_float32_learner(sizes);
 }
 
 std::string cuda_complaint() {
