@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
+#include <system_error>
 #include <map>
 #include <new>
 #include <string>
@@ -51,8 +52,8 @@ bool parse(int argc, char** argv, wishes& w, int& status) {
   app.add_option("--top-p", w.top_p, "draw among the most probable tokens that hold this much, in (0, 1]")->capture_default_str();
   app.add_option("--top-k", w.top_k, "draw among so many tokens; 0 for all")->check(CLI::Range(0, 1000000));
   app.add_flag("--greedy", w.greedy, "the most probable token instead of a draw");
-  app.add_option("--random-seed", w.random_seed, "another one, another text")->capture_default_str();
-  app.add_option("--threads", w.threads, "default: one per processor")->check(CLI::Range(1, 1024));
+  app.add_option("--random-seed", w.random_seed, "another one, another text")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--threads", w.threads, "default: one for up to 8 texts, else one per processor")->check(CLI::Range(1, 1024));
   app.add_flag("--json", w.json, "one JSON object per text instead of pages");
   app.add_flag("--labels", w.labels, "show what the labels stand for, and stop");
   try {
@@ -64,7 +65,10 @@ bool parse(int argc, char** argv, wishes& w, int& status) {
     }
     throw input_error(std::string(e.what()) + " (--help lists the flags)");
   }
-  if (w.threads == 0) w.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  // A token of few texts is so little work that a second thread waits more than it helps.
+  if (!(w.temperature >= 1e-6 && w.temperature <= 1e6)) throw input_error("--temperature: give a number from 1e-6 to 1e6; for the most probable token --greedy");
+  if (!(w.top_p > 0 && w.top_p <= 1)) throw input_error("--top-p: give a number above 0, at most 1");
+  if (w.threads == 0) w.threads = w.samples <= 8 ? 1 : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   return true;
 }
 
@@ -109,9 +113,22 @@ void show_labels(const kept_language& k) {
 
 /// The lowest seed that has a base language model; 1 if none has.
 int first_seed(const std::filesystem::path& folder) {
-  for (int s = 0; s < 1000; ++s)
-    if (std::filesystem::exists(folder / ("seed-" + std::to_string(s) + ".base.safetensors"))) return s;
-  return 1;
+  int first = -1;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    int seed = 0;
+    if (!name.starts_with("seed-") || !name.ends_with(".base.safetensors")) continue;
+    if (std::from_chars(name.data() + 5, name.data() + name.size(), seed).ec == std::errc{} && (first < 0 || seed < first)) first = seed;
+  }
+  return first < 0 ? 1 : first;
+}
+
+/// As the run's text was split.
+std::vector<std::string> sentences_of(const std::string& prompt, const std::string& splitter) {
+  if (text::tidy(prompt).empty()) return {};
+  if (splitter == "lines") return text::line_splitter{}(prompt);
+  text::icu_splitter split;
+  return split(text::tidy(prompt));
 }
 
 void generate(const wishes& w) {
@@ -136,14 +153,12 @@ void generate(const wishes& w) {
   rule.longest_sentence = w.longest_sentence;
   rule.sampling = {.temperature = w.temperature, .top_p = w.top_p, .greedy = w.greedy};
   if (w.top_k > 0) rule.sampling.top_k = w.top_k;
-  check_rule(rule.sampling);
   rule.random = {w.random_seed, 0, 0x74657874};
   rule.forced = w.plan;
-  text::icu_splitter split;
-  const std::vector<std::string> prompt = w.prompt.empty() ? std::vector<std::string>{} : split(text::tidy(w.prompt));
+  const std::vector<std::string> prompt = sentences_of(w.prompt, run.flags.splitter);
   const std::vector<std::vector<std::string>> prompts(static_cast<std::size_t>(w.samples), prompt);
   const bool planned = has_plans(plan);
-  const std::vector<written_text> texts = write_on(*device, v.parts(), plan.test, plan.adapted, k.view(run.flags), prompts, rule);
+  const std::vector<written_text> texts = write_on(*device, v.parts(), v.how, plan.adapted, k.view(run.flags), prompts, rule);
   for (std::size_t i = 0; i < texts.size(); ++i) {
     if (w.json) std::cout << to_json(texts[i], k, planned).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
     else print(texts[i], k, planned, static_cast<int>(i) + 1, w.samples);

@@ -1,5 +1,6 @@
 /// Files of a run, read back.
 #include "checkpoint.hpp"
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -40,7 +41,7 @@ std::string variants_there(const std::filesystem::path& folder, const options& o
 
 bool can_write(const variant_plan& plan) {
   const bool told = std::holds_alternative<oracle_labels>(plan.test.weights);
-  return !told && !plan.planning_tokens && !plan.test.reach.own_rows() && plan.labels_by != predictor::language_model;
+  return !told && !plan.planning_tokens && plan.labels_by != predictor::language_model;
 }
 bool has_plans(const variant_plan& plan) {
   return plan.adapted && !std::holds_alternative<fixed>(plan.test.weights) && !std::holds_alternative<uniform>(plan.test.weights);
@@ -51,8 +52,15 @@ kept_language read_language(const std::filesystem::path& folder, const finished_
   const auto pages_file = of_seed(folder, seed, "labels.json");
   must_exist(vocabulary_file, "run train_planner_lm again with the same --out");
   must_exist(labels_file, "--seed " + std::to_string(seed) + " was not part of the run, or it ended before");
-  std::ifstream in(vocabulary_file, std::ios::binary);
-  kept_language k{text::vocabulary::from_model({std::istreambuf_iterator<char>(in), {}}), read_encoder(folder / "encoder.safetensors"), {}, {}, {}};
+  const auto vocabulary = [&] {
+    std::ifstream in(vocabulary_file, std::ios::binary);
+    try {
+      return text::vocabulary::from_model({std::istreambuf_iterator<char>(in), {}});
+    } catch (const input_error& e) {
+      throw input_error(vocabulary_file.string() + ": " + e.what());
+    }
+  };
+  kept_language k{vocabulary(), read_encoder(folder / "encoder.safetensors"), {}, {}, {}};
   const tensor_file labels(labels_file);
   if (!labels.contains("centroids")) throw input_error(labels_file.string() + ": holds no centroids; it is no file of a run");
   k.centroids = labels.read<float>("centroids");
@@ -77,10 +85,12 @@ kept_variant read_variant(learner& device, const std::filesystem::path& folder, 
   kept_variant v;
   const std::map<std::string, std::string> about{{"identity", run.identity}, {"seed", std::to_string(seed)}};
   const std::string name = plan.trained_as.empty() ? plan.name : plan.trained_as;
+  v.how = plan.test;
   const auto read = [&](std::unique_ptr<part> into, const std::string& file) {
     const auto path = of_seed(folder, seed, file + ".safetensors");
     must_exist(path, "of --seed " + std::to_string(seed) + " this run has " + variants_there(folder, run.flags, seed));
-    run::load_parameters(*into, path, about);
+    const auto found = run::load_parameters(*into, path, about);
+    if (found.contains("temperature")) v.how.weights = mixture{std::strtod(found.at("temperature").c_str(), nullptr)};
     return into;
   };
   const auto fresh = [&](learner::kind what) { return device.make(what, philox{}, false, 0, plan.train.reach); };

@@ -27,13 +27,14 @@ kept_language read_language(const std::filesystem::path& folder, const finished_
 /// The parts of a variant of one seed.
 struct kept_variant {
   std::unique_ptr<part> base, lm, adapters, encoder, planner;
+  method how;  // as it is tested
   conditioned_parts parts() const { return {lm ? lm.get() : base.get(), adapters.get(), encoder.get(), planner.get()}; }
 };
 /// Errors: input_error for a variant that this run has not, naming those it has, or for damaged files.
 kept_variant read_variant(learner& device, const std::filesystem::path& folder, const finished_run& run, const variant_plan& plan, int seed);
 
-/// Whether a generator can follow the variant's plans: not where it is told the truth, nor where plans stand in rows of their own, are
-/// tokens of the text or come from the language model's own label head.
+/// Whether a generator can follow the variant's plans: not where it is told the truth, nor where labels are tokens of the text or come from
+/// the language model's own label head.
 bool can_write(const variant_plan& plan);
 /// Whether its labels say something of a sentence.
 bool has_plans(const variant_plan& plan);

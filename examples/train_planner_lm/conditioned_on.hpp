@@ -37,13 +37,14 @@ class conditioned {
 /// Texts from a generator, plans asked of the request. `Model` follows plans or is a plain language model.
 template <class Model>
 std::vector<continuation> generate_on(context<typename Model::backend>& cx, const Model& model, const typename Model::params& p,
-                                        const generation_request& r) {
+                                        const generation_request& r, plan_layout layout = plan_layout::added) {
   using accum = typename Model::backend::accum;
   std::size_t longest = 0;
   for (const auto& t : r.tokens) longest = std::max(longest, t.size());
   generation_options o;
   o.sequences = static_cast<index_t>(r.tokens.size());
   o.longest = static_cast<index_t>(longest) + r.new_tokens;
+  o.layout = layout;
   o.ends = r.ends;
   o.longest_sentence = r.longest_sentence;
   o.rule = r.rule;
@@ -87,8 +88,8 @@ class conditioned_on final : public conditioned<B> {
 
  public:
   /// `fixed_gate`: the gate stays as it began.
-  conditioned_on(const lm_sizes& sizes, Adapter adapter, index_t first_adapted, bool fixed_gate)
-      : model_(sizes, adapter, first_adapted), fixed_gate_(fixed_gate) {}
+  conditioned_on(const lm_sizes& sizes, Adapter adapter, index_t first_adapted, bool fixed_gate, plan_layout layout)
+      : model_(sizes, adapter, first_adapted), fixed_gate_(fixed_gate), layout_(layout) {}
 
   index_t inputs() const override { return model_.adapters.adapter.inputs(); }
   std::unique_ptr<part> make(context<B>& cx, philox start, bool trained, double weight_decay) const override {
@@ -139,12 +140,13 @@ class conditioned_on final : public conditioned<B> {
     return bad(model_.lm.norm()(cx, lm.norm, x).value) ? "the last norm" : "";
   }
   std::vector<continuation> generate(context<B>& cx, const lm_params& lm, const part& adapters, const generation_request& r) const override {
-    return generate_on(cx, model_, {lm, adapter_part::of(adapters).weights}, r);
+    return generate_on(cx, model_, {lm, adapter_part::of(adapters).weights}, r, layout_);
   }
 
  private:
   model_type model_;
   bool fixed_gate_;
+  plan_layout layout_;
 };
 
 /// The model that `c` asks for. Errors: planlm::error for a combination that there is not.
@@ -155,11 +157,12 @@ std::unique_ptr<conditioned<B>> make_conditioned(const learner_sizes& s, const c
   using gate = learned_gate<B>;
   const lm_sizes sizes{s.vocabulary, s.length, s.width, s.heads, s.layers};
   const bool fixed_gate = c.gate == gating::none;
+  const plan_layout layout = c.where == place::inserted ? plan_layout::inserted : c.where == place::prefix ? plan_layout::prefix : plan_layout::added;
   const auto gate_of = [&](index_t width) {
     return gate{width, c.gate == gating::zero ? initial::zeros : c.gate == gating::learned ? initial::normal : initial::ones};
   };
   const auto with = [&]<class Placement, class Adapter>(Placement, const Adapter& adapter) -> std::unique_ptr<conditioned<B>> {
-    return std::make_unique<conditioned_on<B, Placement, Adapter>>(sizes, adapter, s.first_adapted, fixed_gate);
+    return std::make_unique<conditioned_on<B, Placement, Adapter>>(sizes, adapter, s.first_adapted, fixed_gate, layout);
   };
   const auto tables = [&](index_t width) { return label_adapter<B, gate>{s.labels, s.label_width, width, gate_of(width)}; };
   if (c.where == place::attention_output) {

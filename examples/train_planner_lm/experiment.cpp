@@ -1,4 +1,5 @@
 /// Training and testing, and where a step stops being numbers.
+#include "checkpoint.hpp"
 #include "experiment.hpp"
 #include <algorithm>
 #include <chrono>
@@ -15,8 +16,8 @@ namespace train_planner_lm {
 experiment::experiment(learner& device, const material& m, const options& o, int seed, run& r)
     : device_(device), material_(m), data_(m.text), options_(o), seed_(seed), run_(r),
       labels_(label(data_, m.vectors, o, static_cast<std::uint64_t>(seed))), batches_(data_, labels_, o),
-      lm_(device.make(learner::kind::language_model, random(1), false)), planner_(device.make(learner::kind::planner, random(2), false)) {
-  device_.random = random(9);
+      lm_(device.make(learner::kind::language_model, random(of_lm), false)), planner_(device.make(learner::kind::planner, random(of_planner), false)) {
+  device_.random = random(of_steps);
   planner_->write("head.w", labels_.centroids);
   for (const int i : data_.split.train) add_sentences(i, train_sentences_);
   for (const int i : data_.split.valid) add_sentences(i, valid_sentences_);
@@ -39,19 +40,19 @@ experiment::trainee experiment::make_trainee(const variant_plan& plan) {
   const conditioning& reach = plan.train.reach;
   std::vector<float> table = labels_.centroids;
   if (plan.tables == table_start::random)
-    for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<float>(random(6).uniform(i, 0));
+    for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<float>(random(of_random_tables).uniform(i, 0));
   const bool free = plan.tables == table_start::free;  // as the layer draws it
   if (plan.adapted) {
-    t.adapters = device_.make(learner::kind::adapters, random(3), true, 0, reach);
+    t.adapters = device_.make(learner::kind::adapters, random(of_adapters), true, 0, reach);
     if (reach.from == conditioning::source::table_per_layer && !free)
       for (index_t i = 0; i < sizes_of(options_, data_.vocabulary.size()).adapters(reach); ++i) t.adapters->write(std::to_string(i) + ".table", table);
   }
   if (plan.adapted && reach.from != conditioning::source::table_per_layer) {
-    t.encoder = device_.make(learner::kind::encoder, random(5), true, 0, reach);
+    t.encoder = device_.make(learner::kind::encoder, random(of_encoder), true, 0, reach);
     if (!free) t.encoder->write("table", table);
   }
   if (plan.planning_tokens) {
-    t.lm = device_.make(learner::kind::extended_language_model, random(1), true);
+    t.lm = device_.make(learner::kind::extended_language_model, random(of_lm), true);
     const std::vector<float> base = lm_->read(), drawn = t.lm->read();
     for (const parameter_slot& slot : lm_->slots()) {
       const auto from = base.begin() + static_cast<std::ptrdiff_t>(slot.offset);
@@ -63,13 +64,13 @@ experiment::trainee experiment::make_trainee(const variant_plan& plan) {
       t.lm->write(slot.spec.name, values);
     }
   } else if (plan.lm == tuning::full) {
-    t.lm = device_.make(learner::kind::language_model, random(1), true);
+    t.lm = device_.make(learner::kind::language_model, random(of_lm), true);
     t.lm->copy(*lm_);
   } else if (plan.lm == tuning::low_rank) {
-    t.lm = device_.make_low_rank(*lm_, random(4));
+    t.lm = device_.make_low_rank(*lm_, random(of_factors));
   }
   if (plan.joint) {
-    t.planner = device_.make(learner::kind::planner, random(2), true);
+    t.planner = device_.make(learner::kind::planner, random(of_planner), true);
     t.planner->copy(*planner_);
   }
   return t;
@@ -104,17 +105,17 @@ experiment::speeds experiment::measure(const std::vector<variant_plan>& variants
   };
   chunk_order base_order = order({}, options_.batch);
   {
-    const auto lm = device_.make(learner::kind::language_model, random(1), true);
+    const auto lm = device_.make(learner::kind::language_model, random(of_lm), true);
     v.base = seconds([&](index_t s) { base_step(*lm, base_order, s, 0); });
   }
   const auto planner_speed = [&](learner::kind what) {
-    const auto p = device_.make(what, random(2), true);
+    const auto p = device_.make(what, random(of_planner), true);
     return seconds([&](index_t s) { planner_step(*p, s, 0); });
   };
   v.planners = planner_speed(learner::kind::planner);
   if (needs_of(predictor::look_ahead)) {
     v.planners += planner_speed(learner::kind::look_ahead);
-    look_ahead_ = device_.make(learner::kind::look_ahead, random(7), false);
+    look_ahead_ = device_.make(learner::kind::look_ahead, random(of_look_ahead), false);
   }
   if (needs_of(predictor::language_model)) v.planners += v.base / 2;
   logits_.assign(static_cast<std::size_t>(data_.sentences) * static_cast<std::size_t>(options_.labels), 0.0f);
@@ -127,7 +128,7 @@ experiment::speeds experiment::measure(const std::vector<variant_plan>& variants
     trainee t = make_trainee(plan);
     chunk_order own = order(plan, options_.variant_batch);
     const double step = seconds([&](index_t s) { variant_step(plan, t, plan.joint, own, s, 0); });
-    v.variants += step * double(std::max<std::size_t>(1, plan.temperatures.size()));
+    v.variants += step * double(plan.temperatures.size() + 1);
   }
   return v;
 }
@@ -139,7 +140,7 @@ void experiment::prepare(const work& w, const std::vector<variant_plan>& variant
   if (std::filesystem::exists(base_file)) {
     run_.load_parameters(*lm_, base_file, about_);
   } else {
-    const auto lm = device_.make(learner::kind::language_model, random(1), true, 0.01);
+    const auto lm = device_.make(learner::kind::language_model, random(of_lm), true, 0.01);
     chunk_order own = order({}, options_.batch);
     const warmup schedule{std::max<index_t>(1, w.base_steps / 20), cosine_decay{std::max<index_t>(1, w.base_steps - w.base_steps / 20), 0.05}};
     const std::vector<named_part> parts{{"lm", lm.get()}};
@@ -156,7 +157,7 @@ void experiment::prepare(const work& w, const std::vector<variant_plan>& variant
     return std::any_of(variants.begin(), variants.end(), [&](const variant_plan& v) { return v.labels_by == who; });
   };
   if (needed(predictor::look_ahead)) {
-    look_ahead_ = device_.make(learner::kind::look_ahead, random(7), false);
+    look_ahead_ = device_.make(learner::kind::look_ahead, random(of_look_ahead), false);
     look_ahead_->write("plan.head.w", labels_.centroids);
     look_ahead_->write("ahead.actions", labels_.centroids);
     train_planner("look-ahead", learner::kind::look_ahead, *look_ahead_, w.planner_steps);
@@ -165,8 +166,8 @@ void experiment::prepare(const work& w, const std::vector<variant_plan>& variant
 }
 
 index_t experiment::thaw_step(const variant_plan& plan, const work& w) const {
-  if (plan.unfreeze_at == 0) return 0;
-  return options_.unfreeze_step > 0 ? options_.unfreeze_step : static_cast<index_t>(std::llround(plan.unfreeze_at * double(w.variant_steps)));
+  if (!plan.delayed) return 0;
+  return options_.unfreeze_step > 0 ? options_.unfreeze_step : static_cast<index_t>(std::llround(options_.unfreeze_at * double(w.variant_steps)));
 }
 
 experiment::trainee experiment::train(const variant_plan& plan, const work& w) {
@@ -221,18 +222,22 @@ variant_result experiment::train_and_test(const variant_plan& wanted_plan, const
   variant_plan plan = wanted_plan;
   variant_result result;
   result.name = plan.name, result.seed = seed_, result.device = options_.device, result.precision = options_.precision;
-  result.accuracy = before_.accuracy(), result.cross_entropy = before_.cross_entropy(), result.entropy = before_.entropy();
+  result.accuracy = result.cross_entropy = result.entropy = NAN;
   if (plan.name == "none") {
     const auto begin = std::chrono::steady_clock::now();
     const conditioned_parts alone{lm_.get()};
     result.documents = evaluate(plan, plan.test, alone, nullptr, data_.split.test);
     refuse_not_finite(plan.name, result.documents, false);
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    continue_documents(plan, alone, result);
     return result;
   }
   if (!plan.temperatures.empty()) choose_temperature(plan, w, result);
   trainee t = train(plan, w);
+  if (!wanted_plan.temperatures.empty()) {  // under the variant's own name, with what was chosen
+    auto told = with_stage(plan.name);
+    told["temperature"] = exact(result.temperature);
+    run_.save_parameters(*t.adapters, file(plan.name + ".adapters.safetensors"), told);
+  }
   result.seconds += t.seconds;
   result.tokens_per_second = t.tokens_per_second;
   const bool ahead = plan.labels_by == predictor::look_ahead;
@@ -241,13 +246,20 @@ variant_result experiment::train_and_test(const variant_plan& wanted_plan, const
   const auto show = [&](const planner_metrics& m) {
     result.accuracy = m.accuracy(), result.cross_entropy = m.cross_entropy(), result.entropy = m.entropy();
   };
+  if (const auto* mix = std::get_if<mixture>(&plan.test.weights); mix && mix->temperature != 1 && !plan.joint) {
+    std::vector<float> sharper = logits_;
+    for (float& z : sharper) z = static_cast<float>(double(z) / mix->temperature);
+    show(planner_quality(sharper, plan.name, "--planner-rate"));
+  } else if (has_plans(plan) && !std::holds_alternative<oracle_labels>(plan.test.weights)) {
+    show(before_);
+  }
   if (plan.joint) {
     tuned = logits_of(*t.planner, test_sentences_);
     logits = &tuned;
     show(planner_quality(tuned, plan.name, "--joint-planner-rate"));
   } else if (plan.labels_by == predictor::language_model) {
     show(planner_quality(head_logits_, plan.name, "--planner-rate"));
-  } else if (ahead) {
+  } else if (ahead && plan.test.paths.by != path_rule::choice::fixed) {
     show(planner_quality(logits_of(*look_ahead_, test_sentences_), plan.name, "--planner-rate"));
   }
   const conditioned_parts parts = parts_of(plan, t, false);
@@ -265,31 +277,43 @@ variant_result experiment::train_and_test(const variant_plan& wanted_plan, const
       result.checks["paths=" + std::to_string(paths)] =
           paths == plan.test.paths.paths ? result.documents : evaluate(plan, other, parts, logits, data_.split.test);
     }
-  continue_documents(plan, parts_of(plan, t, true), result);
+  for (const auto& [name, losses] : result.checks) refuse_not_finite(plan.name + ", " + name, losses, plan.joint);
   return result;
 }
 
+bool experiment::lacks_writing(const variant_plan& plan, const variant_result& result) const {
+  if (options_.generate == 0 || !can_write(plan)) return false;
+  return !result.generation || result.generation->asked != options_.generate || result.generation->tokens != options_.generate_tokens;
+}
+
+void experiment::write_and_score(const variant_plan& plan, const work& w, variant_result& result) {
+  if (plan.name == "none") return score_writing(plan, plan.test, {lm_.get()}, result);
+  const variant_plan one = plan.temperatures.empty() ? plan : at_temperature(plan, result.temperature);
+  const trainee t = train(one, w);
+  score_writing(one, one.test, parts_of(one, t, true), result);
+}
+
+variant_plan experiment::at_temperature(const variant_plan& plan, double temperature) {
+  variant_plan one = plan;
+  one.temperatures.clear();
+  one.train.weights = one.test.weights = mixture{temperature};
+  one.trained_as = temperature == 1 ? "mixture-frozen" : plan.name + "-" + with_digits(temperature, 2);
+  return one;
+}
+
 void experiment::choose_temperature(variant_plan& plan, const work& w, variant_result& result) {
-  // Temperature 1 is mixture-frozen, trained with the same steps.
   std::vector<double> candidates{1.0};
   candidates.insert(candidates.end(), plan.temperatures.begin(), plan.temperatures.end());
-  variant_plan best = plan;
   double lowest = INFINITY;
   for (const double temperature : candidates) {
-    variant_plan one = plan;
-    one.temperatures.clear();
-    one.train.weights = one.test.weights = mixture{temperature};
-    one.trained_as = temperature == 1 ? "mixture-frozen" : plan.name + "-" + with_digits(temperature, 2);
+    const variant_plan one = at_temperature(plan, temperature);
     const trainee t = train(one, w);
     const std::vector<document_loss> valid = evaluate(one, one.test, parts_of(one, t, false), &logits_, data_.split.valid);
-    const double nats = nats_per_token(valid);
-    result.tried[with_digits(temperature, 2)] = nats;
-    if (!(nats < lowest)) continue;
-    lowest = nats;
-    best = one;
+    refuse_not_finite(one.trained_as, valid, false);
+    result.tried[with_digits(temperature, 2)] = nats_per_token(valid);
+    if (nats_per_token(valid) < lowest) lowest = nats_per_token(valid), result.temperature = temperature;
   }
-  plan = best;
-  result.temperature = std::get<mixture>(best.test.weights).temperature;
+  plan = at_temperature(plan, result.temperature);
 }
 
 std::map<std::string, std::string> experiment::with_stage(const std::string& name) const {
@@ -350,7 +374,7 @@ void experiment::train_planner(const std::string& name, learner::kind what, part
     run_.load_parameters(best_one, path, about_);
     return;
   }
-  const auto p = device_.make(what, random(2), true);
+  const auto p = device_.make(what, random(of_planner), true);
   p->copy(best_one);  // with the centroids in its head
   const index_t per_epoch = std::max<index_t>(1, train_sentences() / std::min<index_t>(options_.planner_batch, train_sentences()));
   double best = INFINITY, worse = 0;  // of validation: the lowest cross-entropy, and how many were higher since
@@ -380,23 +404,38 @@ void experiment::train_planner(const std::string& name, learner::kind what, part
 }
 
 void experiment::train_label_head(index_t steps) {
-  const auto head = device_.make(learner::kind::label_head, random(8), true);
+  const auto head = device_.make(learner::kind::label_head, random(of_label_head), true);
+  const auto best_head = device_.make(learner::kind::label_head, random(of_label_head), false);
   const auto path = file("label-head.safetensors");
   if (std::filesystem::exists(path)) {
-    run_.load_parameters(*head, path, about_);
+    run_.load_parameters(*best_head, path, about_);
   } else {
+    // As the planner: the epoch that is best on validation. One layer on frozen states takes four times the planner's rate.
     chunk_order own = order({}, options_.batch);
-    const std::vector<named_part> parts{{"head", head.get()}};
-    const linear_decay schedule{steps};
-    run_.stage({"label-head", seed_, steps, "--planner-rate", parts, {}},
-               [&](index_t s) { return head_step(*head, own, s, 4 * options_.planner_rate * schedule(s)); }, [](index_t) { return true; },
+    const index_t per_epoch = own.steps_per_epoch();
+    double best = INFINITY, worse = 0;
+    const std::vector<named_part> parts{{"head", head.get()}, {"best", best_head.get()}};
+    run_.stage({"label-head", seed_, steps, "--planner-rate", parts, {{"best", &best}, {"worse", &worse}}},
+               [&](index_t s) { return head_step(*head, own, s, 4 * options_.planner_rate); },
+               [&](index_t s) {
+                 if ((s + 1) % per_epoch != 0 && s + 1 != steps) return true;
+                 const planner_metrics m = quality(head_logits_of(*head, data_.split.valid), valid_sentences_);
+                 worse = m.cross_entropy() < best ? 0 : worse + 1;
+                 if (worse == 0) {
+                   best = m.cross_entropy();
+                   best_head->copy(*head);
+                 }
+                 return worse < 2;
+               },
                [&](index_t) {
                  const std::string bad = run_.parameter_not_finite(parts);
                  return bad.empty() ? std::string("the logits of the label head overflow") : bad;
                });
-    run_.save_parameters(*head, path, about_);
+    run_.save_parameters(*best_head, path, about_);
   }
-  head_logits_ = head_logits_of_all(*head);
+  std::vector<int> all;
+  for (int d = 0; d < static_cast<int>(data_.corpus.documents.size()); ++d) all.push_back(d);
+  head_logits_ = head_logits_of(*best_head, all);
 }
 
 std::vector<float> experiment::logits_of(const part& p, const std::vector<text::sentence_ref>& sentences) {
@@ -418,11 +457,11 @@ std::vector<float> experiment::logits_of_all(const part& p) {
   return logits_of(p, all);
 }
 
-std::vector<float> experiment::head_logits_of_all(const part& head) {
+std::vector<float> experiment::head_logits_of(const part& head, const std::vector<int>& documents) {
   const auto labels = static_cast<std::size_t>(options_.labels);
   std::vector<float> all(static_cast<std::size_t>(data_.sentences) * labels);
   text::batch pieces;
-  for (int d = 0; d < static_cast<int>(data_.corpus.documents.size()); ++d) {
+  for (const int d : documents) {
     const std::vector<text::chunk> of_document = text::cut_chunks(data_.corpus.documents[static_cast<std::size_t>(d)], d, options_.length);
     for (std::size_t begin = 0; begin < of_document.size(); begin += 32) {
       const auto piece = std::span(of_document).subspan(begin, std::min<std::size_t>(32, of_document.size() - begin));
@@ -485,7 +524,7 @@ std::vector<document_loss> experiment::evaluate(const variant_plan& plan, const 
     document_loss loss;
     for (std::size_t begin = 0; begin < of_document.size(); begin += 32) {
       const auto piece = std::span(of_document).subspan(begin, std::min<std::size_t>(32, of_document.size() - begin));
-      device_.random = random(8).at_step(static_cast<std::uint32_t>(at * 4096 + begin));
+      device_.random = random(of_tests).at_step(static_cast<std::uint32_t>(at * 4096 + begin));
       const host_batch b = plan.planning_tokens ? with_own_labels(*parts.lm, piece)
                            : parts.adapters      ? batches_.load(piece, {logits, logits == nullptr, 0, false}, how.reach)
                                                  : batches_.load(piece);

@@ -27,6 +27,9 @@ class experiment {
   void prepare(const work& w, const std::vector<variant_plan>& variants);
 
   variant_result train_and_test(const variant_plan& plan, const work& w);
+  /// Whether the result lacks the scores of generated text that the flags ask for; and adds them, from the variant as it was trained.
+  bool lacks_writing(const variant_plan& plan, const variant_result& result) const;
+  void write_and_score(const variant_plan& plan, const work& w, variant_result& result);
 
   /// What section 15.1 asks before any comparison: is the next label predictable at all?
   std::string label_report() const;
@@ -44,7 +47,10 @@ class experiment {
   conditioned_parts parts_of(const variant_plan& plan, const trainee& t, bool planner) const;
   wanted needs(const variant_plan& plan, bool planner) const;
 
-  philox random(std::uint32_t purpose) const { return {static_cast<std::uint64_t>(seed_), 0, purpose << 16}; }
+  // What draws are for; each has its own numbers.
+  enum purpose : std::uint32_t { of_lm = 1, of_planner, of_adapters, of_factors, of_encoder, of_random_tables, of_look_ahead, of_tests, of_steps,
+                                 of_continuations, of_beginnings, of_label_head };
+  philox random(purpose purpose) const { return {static_cast<std::uint64_t>(seed_), 0, purpose << 16}; }
   std::filesystem::path file(const std::string& name) const { return run_.file("seed-" + std::to_string(seed_) + "." + name); }
   std::map<std::string, std::string> with_stage(const std::string& name) const;
   std::vector<text::chunk> chunks(const variant_plan& plan, const std::vector<int>& documents) const;
@@ -67,7 +73,7 @@ class experiment {
   // Logits (sentences, K); rows of other sentences stay zero.
   std::vector<float> logits_of(const part& p, const std::vector<text::sentence_ref>& sentences);
   std::vector<float> logits_of_all(const part& p);
-  std::vector<float> head_logits_of_all(const part& head);
+  std::vector<float> head_logits_of(const part& head, const std::vector<int>& documents);
   planner_metrics quality(const std::vector<float>& logits, const std::vector<text::sentence_ref>& sentences) const;
   planner_metrics planner_quality(const std::vector<float>& logits, const std::string& stage, const char* rate) const;
   // How good the planner is and how many labels it uses, on some validation sentences, for the report.
@@ -78,8 +84,10 @@ class experiment {
                                       const std::vector<int>& documents);
   // Of a chunk batch with labels as tokens, each replaced by what the language model itself predicts.
   host_batch with_own_labels(const part& lm, std::span<const text::chunk> piece);
+  // The variant at one temperature, trained under a name of its own; at 1 it is mixture-frozen.
+  static variant_plan at_temperature(const variant_plan& plan, double temperature);
   void choose_temperature(variant_plan& plan, const work& w, variant_result& result);
-  void continue_documents(const variant_plan& plan, const conditioned_parts& parts, variant_result& result);
+  void score_writing(const variant_plan& plan, const method& how, const conditioned_parts& parts, variant_result& result);
 
   // Where the first value of step s that is no finite number stands: a parameter, else a layer's output, in the order of the forward pass.
   std::string first_not_finite(const std::vector<named_part>& parts, const conditioned_parts& model, const method& how, const host_batch& b);

@@ -38,7 +38,7 @@ struct conditioning {
 
 /// Which label sequences condition a sentence where they do: methods section 6.
 struct path_rule {
-  enum class choice { most_probable, beam, sampled };
+  enum class choice { fixed, most_probable, beam, sampled };
   choice by = choice::sampled;
   int paths = 1, steps = 1;
 };

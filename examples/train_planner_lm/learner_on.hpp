@@ -63,7 +63,7 @@ class learner_on final : public learner {
     auto scope = begin();
     auto& lm = source::in(trained);
     const batch b = load(host);
-    auto grads = lm.lm_gradients();
+    auto& grads = lm.lm_gradients();
     auto [h, pullback] = lm_(cx_, lm.lm_weights(), b.rows.tokens, b.rows.rows);
     auto loss = ops::linear_cross_entropy(cx_, const_tensor<B>(h), const_tensor<B>(lm.lm_weights().token.table), b.rows.targets, {},
                                           mean_of(b), grads.token.table);
@@ -322,6 +322,10 @@ class learner_on final : public learner {
   /// Paths of the look-ahead planner; of logits alone, as where a label is forced, their largest repeated.
   plan_paths<B> paths_for(const conditioned_parts& parts, const method& how, const batch& b) {
     const path_rule& rule = how.paths;
+    if (rule.by == path_rule::choice::fixed) {
+      const index_t sentences = b.contexts.count();
+      return {ids(std::vector<int>(static_cast<std::size_t>(sentences * rule.steps))), sentences, 1, rule.steps};
+    }
     if (!parts.planner) {
       const const_tensor<B> z = b.logits;
       const std::vector<real> host = cx_.read(z);
@@ -336,6 +340,7 @@ class learner_on final : public learner {
     switch (rule.by) {
       case path_rule::choice::most_probable: return argmax_paths(cx_, ahead_, weights, b.context, b.contexts, rule.steps);
       case path_rule::choice::beam: return beam_paths(cx_, ahead_, weights, b.context, b.contexts, rule.steps, rule.paths).paths;
+      case path_rule::choice::fixed:
       case path_rule::choice::sampled: break;
     }
     return sample_paths(cx_, ahead_, weights, b.context, b.contexts, rule.steps, rule.paths, 1.0, cx_.random.with_stream(0x70617468));

@@ -191,7 +191,8 @@ void check(options& o) {
   if (o.steps > o.horizon)
     throw input_error("--steps " + std::to_string(o.steps) + ": the look-ahead planner is trained on --horizon " + std::to_string(o.horizon));
   if (o.rank > o.width) throw input_error("--rank " + std::to_string(o.rank) + ": no more than --width " + std::to_string(o.width));
-  if (o.prefix_rows >= o.length)
+  const auto has_prefix = [&](const std::string& name) { return plan_of(name, o).train.reach.where == conditioning::place::prefix; };
+  if (o.prefix_rows >= o.length && std::any_of(o.variants.begin(), o.variants.end(), has_prefix))
     throw input_error("--prefix-rows " + std::to_string(o.prefix_rows) + ": leave room for text in --length " + std::to_string(o.length));
   const auto alone = [&](const std::string& flag, const std::string& what) {
     if (o.placement != "attention") throw input_error(flag + " is for --placement attention, not " + what);

@@ -96,7 +96,7 @@ class language_model_source {
   using lm_params = typename lm_type::params;
   virtual ~language_model_source() = default;
   virtual const lm_params& lm_weights() const = 0;
-  virtual lm_params lm_gradients() = 0;
+  virtual lm_params& lm_gradients() = 0;
   virtual bool lm_trained() const = 0;
 
   static const language_model_source& in(const part& p) { return dynamic_cast<const language_model_source&>(p); }
@@ -109,7 +109,7 @@ class language_model_part final : public part_on<B, transformer_lm<B>>, public l
   using part_on<B, transformer_lm<B>>::part_on;
   using lm_params = typename transformer_lm<B>::params;
   const lm_params& lm_weights() const override { return this->weights.weights; }
-  lm_params lm_gradients() override { return this->weights.grads; }
+  lm_params& lm_gradients() override { return this->weights.grads; }
   bool lm_trained() const override { return this->trained(); }
 };
 
@@ -123,10 +123,11 @@ class low_rank_part final : public part_on<B, low_rank<transformer_lm<B>>>, publ
   low_rank_part(context<B>& cx, const lm_type& lm, const parameters<lm_type>& base, low_rank_tuning tuning, philox start)
       : base_type(cx, low_rank<lm_type>(lm, tuning), start, true, 0), lm_(lm), factors_(lm, tuning), base_(base), working_(cx, lm, philox{}) {
     working_.copy_weights(cx, base);
+    gradients_ = factors_.wanted(lm_, working_);
     changed();
   }
   const lm_params& lm_weights() const override { return working_.weights; }
-  lm_params lm_gradients() override { return factors_.wanted(lm_, working_); }
+  lm_params& lm_gradients() override { return gradients_; }
   bool lm_trained() const override { return true; }
   void collect() override { factors_.pull(this->cx_, working_, this->weights); }
 
@@ -136,6 +137,7 @@ class low_rank_part final : public part_on<B, low_rank<transformer_lm<B>>>, publ
   low_rank<lm_type> factors_;
   const parameters<lm_type>& base_;
   parameters<lm_type> working_;
+  lm_params gradients_;
 };
 
 }  // namespace train_planner_lm

@@ -10,13 +10,21 @@
 namespace train_planner_lm {
 namespace {
 
-std::uint64_t fingerprint_of(const std::vector<text::tokenised_document>& documents) {
+/// Of tokens, of where sentences begin, and of their bytes, which the sentence encoder sees.
+std::uint64_t fingerprint_of(const text::tokenised_corpus& corpus) {
   std::uint64_t h = 1469598103934665603ull;  // FNV-1a
   const auto add = [&h](std::uint64_t v) { h = (h ^ v) * 1099511628211ull; };
-  for (const auto& d : documents) {
+  for (const auto& d : corpus.documents) {
     add(d.tokens.size());
     for (const int t : d.tokens) add(static_cast<std::uint64_t>(t));
+    add(d.sentence_begin.size());
+    for (const int b : d.sentence_begin) add(static_cast<std::uint64_t>(b));
   }
+  for (const auto& d : corpus.text.documents)
+    for (const std::string& s : d.sentences) {
+      for (const char c : s) add(static_cast<unsigned char>(c));
+      add(256);
+    }
   return h;
 }
 
@@ -55,8 +63,9 @@ data load(const options& o) {
   std::string description = corpus.description;
   // A book without headings is one document: the split and the bootstrap need many.
   if (corpus.documents.size() < 30) {
+    const std::size_t whole = corpus.documents.size();
     corpus = text::cut_long_documents(std::move(corpus));
-    description += ", cut into " + std::to_string(corpus.documents.size()) + " parts (neighbours may fall on both sides of the split)";
+    if (corpus.documents.size() > whole) description += ", cut into " + std::to_string(corpus.documents.size()) + " parts (neighbours may fall on both sides of the split)";
   }
   need_three(corpus);
   const auto own = static_cast<int>(corpus.documents.size());
@@ -65,8 +74,11 @@ data load(const options& o) {
     split = text::split_documents(own, 0);
   } else {
     text::corpus test = read(o.test_text, o);
-    if (test.documents.size() < 10) test = text::cut_long_documents(std::move(test));
     description += "; test documents: " + test.description;
+    if (const std::size_t whole = test.documents.size(); whole < 10) {
+      test = text::cut_long_documents(std::move(test));
+      if (test.documents.size() > whole) description += ", cut into " + std::to_string(test.documents.size()) + " parts";
+    }
     split = text::split_documents(own, 0, {0.8, 0.1, 0.1});
     split.train.insert(split.train.end(), split.test.begin(), split.test.end());  // --text keeps nothing for the test
     std::sort(split.train.begin(), split.train.end());
@@ -89,7 +101,7 @@ data load(const options& o) {
     d.first_row.push_back(d.sentences);
     d.sentences += document.sentences();
   }
-  d.fingerprint = fingerprint_of(d.corpus.documents);
+  d.fingerprint = fingerprint_of(d.corpus);
   const auto count = [&](const std::vector<int>& part) {
     index_t n = 0;
     for (const int i : part) n += d.corpus.documents[static_cast<std::size_t>(i)].sentences();

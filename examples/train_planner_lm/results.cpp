@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <set>
 #include <type_traits>
 #include <nlohmann/json.hpp>
 #include <planlm/core/error.hpp>
@@ -27,10 +28,12 @@ std::vector<document_loss> losses_from(const json& list) {
   for (const auto& d : list) documents.push_back({d.at("nll").get<double>(), d.at("tokens").get<index_t>()});
   return documents;
 }
+double number_or_nan(const json& j, const char* key) { return j.at(key).is_null() ? NAN : j.at(key).get<double>(); }
 variant_result result_from(const json& j) {
   variant_result r;
   r.name = j.at("name"), r.seed = j.at("seed"), r.documents = losses_from(j.at("documents"));
-  r.accuracy = j.at("planner").at("accuracy"), r.cross_entropy = j.at("planner").at("cross_entropy"), r.entropy = j.at("planner").at("entropy");
+  const json& planner = j.at("planner");
+  r.accuracy = number_or_nan(planner, "accuracy"), r.cross_entropy = number_or_nan(planner, "cross_entropy"), r.entropy = number_or_nan(planner, "entropy");
   r.tokens_per_second = j.at("tokens_per_second"), r.seconds = j.at("seconds");
   if (j.contains("checks"))
     for (const auto& [name, check] : j.at("checks").items()) r.checks[name] = losses_from(check.at("documents"));
@@ -41,12 +44,12 @@ variant_result result_from(const json& j) {
   }
   if (j.contains("generation")) {
     const json& g = j.at("generation");
-    const auto number = [&](const char* key) { return g.at(key).is_null() ? NAN : g.at(key).get<double>(); };
-    r.generation = {g.at("documents").get<index_t>(), number("rouge2"), number("edits"), number("edits_normalised"), number("followed"),
+    const auto number = [&](const char* key) { return number_or_nan(g, key); };
+    r.generation = {g.at("asked").get<index_t>(), g.at("tokens_each").get<index_t>(), g.at("documents").get<index_t>(), number("rouge2"), number("edits"), number("edits_normalised"), number("followed"),
                     number("latent_perplexity"), number("latent_perplexity_of_truth"), number("mauve")};
     for (const json& t : g.at("samples")) {
       sample_text text{t.at("prompt"), {}};
-      for (const json& s : t.at("sentences")) text.sentences.push_back({s.at("text"), s.at("planned"), s.at("own")});
+      for (const json& s : t.at("sentences")) text.sentences.push_back({s.at("text"), s.at("planned"), s.at("own"), s.at("complete")});
       r.samples.push_back(std::move(text));
     }
   }
@@ -92,10 +95,10 @@ json to_json(const variant_result& r) {
     json samples = json::array();
     for (const sample_text& t : r.samples) {
       json sentences = json::array();
-      for (const sample_sentence& s : t.sentences) sentences.push_back({{"text", s.text}, {"planned", s.planned}, {"own", s.own}});
+      for (const sample_sentence& s : t.sentences) sentences.push_back({{"text", s.text}, {"planned", s.planned}, {"own", s.own}, {"complete", s.complete}});
       samples.push_back({{"prompt", t.prompt}, {"sentences", sentences}});
     }
-    j["generation"] = {{"documents", g.documents}, {"rouge2", g.rouge2}, {"edits", g.edits}, {"edits_normalised", g.edits_normalised},
+    j["generation"] = {{"asked", g.asked}, {"tokens_each", g.tokens}, {"documents", g.documents}, {"rouge2", g.rouge2}, {"edits", g.edits}, {"edits_normalised", g.edits_normalised},
                        {"followed", g.followed}, {"latent_perplexity", g.latent_perplexity},
                        {"latent_perplexity_of_truth", g.latent_perplexity_of_truth}, {"mauve", g.mauve}, {"samples", samples}};
   }
@@ -119,7 +122,6 @@ void for_each_setting(Options& o, const F& f) {
   f("prefix_rows", o.prefix_rows), f("paths", o.paths), f("steps", o.steps), f("horizon", o.horizon), f("plan_layers", o.plan_layers);
   f("rank", o.rank), f("alpha", o.alpha), f("planner_loss", o.planner_loss), f("unfreeze_at", o.unfreeze_at);
   f("unfreeze_step", o.unfreeze_step), f("low_rank_rate", o.low_rank_rate), f("full_rate", o.full_rate);
-  f("generate", o.generate), f("generate_tokens", o.generate_tokens);
 }
 json config_of(const options& o) {
   json config = json::object();
@@ -214,13 +216,18 @@ void write_results(const run_folder& folder, const run_description& run, const w
   folder.write_json("results.json", {{"corpus", run.corpus}, {"config", config}, {"variants", list}});
 }
 
-std::vector<variant_result> read_results(const run_folder& folder) {
+std::vector<variant_result> read_results(const run_folder& folder, const run_description& run, const work& w) {
   std::vector<variant_result> results;
   const auto file = folder.file("results.json");
   if (!std::filesystem::exists(file)) return results;
   try {
     std::ifstream in(file);
     const auto before = json::parse(in);
+    json ours = identity_of(run);
+    ours["steps"] = to_json(w);
+    for (const auto& [name, value] : ours.items())
+      if (before.at("config").at(name) != value)
+        throw input_error(file.string() + ": holds results of a run with other settings (" + name + "); remove it or choose another --out");
     for (const auto& v : before.at("variants")) results.push_back(result_from(v));
   } catch (const nlohmann::json::exception&) {
     throw input_error(file.string() + ": is not a results file of this program; remove it or choose another --out");
@@ -235,45 +242,48 @@ std::string printed(const table_rows& table) {
   return text.text();
 }
 
-table_rows results_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+table_rows results_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order) {
   table_rows table{{{"variant", text_table::left}, {"ppl", text_table::right}, {"nats/token", text_table::right},
-                    {"vs fixed [95 %]", text_table::right}, {"vs mixture-frozen [95 %]", text_table::right},
+                    {"vs its fixed [95 %]", text_table::right}, {"vs mixture-frozen [95 %]", text_table::right},
                     {"accuracy", text_table::right}, {"cross-entropy", text_table::right}, {"entropy", text_table::right}}, {}};
-  const auto fixed = by_seed(results, "fixed"), frozen = by_seed(results, "mixture-frozen");
-  const auto row = [&](const std::string& name, const std::string& shown, const std::string& check) {
-    const auto mine = by_seed(results, name, check);
+  std::set<int> seeds;
+  for (const variant_result& r : results) seeds.insert(r.seed);
+  const auto frozen = by_seed(results, "mixture-frozen");
+  const auto row = [&](const variant_plan& plan, std::string shown, const std::string& check) {
+    const auto mine = by_seed(results, plan.name, check);
     if (mine.empty()) return;
-    double nll = 0, ppl = 0, accuracy = 0, cross_entropy = 0, entropy = 0, n = 0;
-    for (const auto& [seed, documents] : mine) {
-      nll += nats_per_token(documents) / double(mine.size());
-      ppl += perplexity(documents) / double(mine.size());
-    }
-    for (const variant_result& r : results)
-      if (r.name == name) {
-        accuracy += r.accuracy;
-        cross_entropy += r.cross_entropy;
-        entropy += r.entropy;
-        n += 1;
-      }
-    table.rows.push_back({shown, with_digits(ppl, 2), with_digits(nll, 4), shown == "fixed" ? "" : difference(mine, fixed),
-                          shown == "mixture-frozen" ? "" : difference(mine, frozen), with_digits(accuracy / n, 3), with_digits(cross_entropy / n, 3),
-                          with_digits(entropy / n, 3)});
+    if (mine.size() < seeds.size()) shown += " (" + std::to_string(mine.size()) + (mine.size() == 1 ? " seed)" : " seeds)");
+    double nll = 0;
+    for (const auto& [seed, documents] : mine) nll += nats_per_token(documents) / double(mine.size());
+    const auto mean = [&](double variant_result::*value) {
+      double sum = 0;
+      for (const variant_result& r : results)
+        if (r.name == plan.name) sum += r.*value / double(mine.size());
+      return std::isfinite(sum) ? with_digits(sum, 3) : std::string("-");
+    };
+    table.rows.push_back({shown, with_digits(std::exp(nll), 2), with_digits(nll, 4),
+                          plan.control.empty() ? "" : difference(mine, by_seed(results, plan.control)),
+                          shown == "mixture-frozen" ? "" : difference(mine, frozen), mean(&variant_result::accuracy),
+                          mean(&variant_result::cross_entropy), mean(&variant_result::entropy)});
   };
-  for (const std::string& name : order) {
-    row(name, name, "");
-    row(name, name + ", argmax at test", "argmax");
+  for (const variant_plan& plan : order) {
+    std::string shown = plan.name, tuned;
+    for (const variant_result& r : results)
+      if (r.name == plan.name && !r.tried.empty()) tuned += (tuned.empty() ? ", T " : " ") + with_digits(r.temperature, 2);
+    row(plan, shown + tuned, "");
+    row(plan, shown + ", argmax at test", "argmax");
   }
   return table;
 }
 
-table_rows path_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+table_rows path_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order) {
   table_rows table{{{"nats/token by paths at test", text_table::left}}, {}};
   const std::vector<std::string> counts{"1", "2", "4", "8", "16", "32"};
   for (const std::string& n : counts) table.columns.push_back({n, text_table::right});
-  for (const std::string& name : order) {
-    std::vector<std::string> row{name};
+  for (const variant_plan& plan : order) {
+    std::vector<std::string> row{plan.name};
     for (const std::string& n : counts) {
-      const auto mine = by_seed(results, name, "paths=" + n);
+      const auto mine = by_seed(results, plan.name, "paths=" + n);
       double nll = 0;
       for (const auto& [seed, documents] : mine) nll += nats_per_token(documents) / double(mine.size());
       if (!mine.empty()) row.push_back(with_digits(nll, 4));
@@ -283,24 +293,23 @@ table_rows path_rows(const std::vector<variant_result>& results, const std::vect
   return table;
 }
 
-table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order) {
+table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order) {
   table_rows table{{{"variant", text_table::left}, {"ROUGE-2", text_table::right}, {"label edits", text_table::right},
                     {"per label", text_table::right}, {"plan followed", text_table::right}, {"latent ppl", text_table::right},
                     {"of true text", text_table::right}, {"MAUVE", text_table::right}}, {}};
-  for (const std::string& name : order) {
+  for (const variant_plan& plan : order) {
     std::vector<generation_scores> mine;
     for (const variant_result& r : results)
-      if (r.name == name && r.generation) mine.push_back(*r.generation);
+      if (r.name == plan.name && r.generation && r.generation->documents > 0) mine.push_back(*r.generation);
     if (mine.empty()) continue;
     const auto mean = [&](double generation_scores::*value, int digits) {
       double sum = 0;
-      for (const generation_scores& g : mine) sum += g.*value;
-      const double m = sum / double(mine.size());
-      return std::isfinite(m) ? with_digits(m, digits) : std::string("-");
+      for (const generation_scores& g : mine) sum += g.*value / double(mine.size());
+      return std::isfinite(sum) ? with_digits(sum, digits) : std::string(std::isinf(sum) ? "infinite" : "-");
     };
     using g = generation_scores;
-    table.rows.push_back({name, mean(&g::rouge2, 4), mean(&g::edits, 2), mean(&g::edits_normalised, 3), mean(&g::followed, 3),
-                          mean(&g::latent_perplexity, 2), mean(&g::latent_perplexity_of_truth, 2), mean(&g::mauve, 3)});
+    table.rows.push_back({plan.name, mean(&g::rouge2, 3), mean(&g::edits, 2), mean(&g::edits_normalised, 2), mean(&g::followed, 3),
+                          mean(&g::latent_perplexity, 1), mean(&g::latent_perplexity_of_truth, 1), mean(&g::mauve, 2)});
   }
   return table;
 }
@@ -317,7 +326,7 @@ std::optional<compared> compare(const std::vector<variant_result>& results, cons
       reference += nats_per_token(found->second);
     }
   }
-  compared c{std::exp(nats), std::exp(nats), std::exp(nats)};
+  compared c{std::exp(nats), NAN, NAN};
   if (a.size() != mine.size() || name == "fixed" || a[0].size() < 2) return c;
   const interval_estimate d = paired_bootstrap_over_seeds(a, b, 2000, 1);
   reference /= double(a.size());

@@ -8,6 +8,7 @@
 #include <vector>
 #include "options.hpp"
 #include "prepare.hpp"
+#include "variants.hpp"
 #include <planlm/io/table.hpp>
 #include <planlm/training/statistics.hpp>
 
@@ -19,8 +20,9 @@ namespace train_planner_lm {
 
 using namespace planlm;
 
-/// How generated text does. Shares and scores 0 to 1; NaN where a variant has no plan to follow.
+/// How generated text does, whole sentences only. Shares and scores 0 to 1; NaN where there was nothing to score.
 struct generation_scores {
+  index_t asked = 0, tokens = 0;        // --generate and --generate-tokens
   index_t documents = 0;                // continued, and as many begun from nothing
   double rouge2 = 0;                    // F of the continuation against the true one
   double edits = 0, edits_normalised = 0;  // between their labels
@@ -32,6 +34,7 @@ struct generation_scores {
 struct sample_sentence {
   std::string text;
   int planned = -1, own = -1;
+  bool complete = false;
 };
 struct sample_text {
   std::string prompt;
@@ -87,7 +90,8 @@ struct finished_run {
 finished_run read_run(const std::filesystem::path& folder);
 
 /// The rows of results.json; none if there is no such file. Errors: input_error for a file that is no results.json.
-std::vector<variant_result> read_results(const run_folder& folder);
+/// It must be of this run: settings, text and steps.
+std::vector<variant_result> read_results(const run_folder& folder, const run_description& run, const work& w);
 /// `reports`: one line on the labels of each seed.
 void write_results(const run_folder& folder, const run_description& run, const work& w, const std::vector<std::string>& reports,
                    const std::vector<variant_result>& results);
@@ -97,15 +101,15 @@ struct table_rows {
   std::vector<text_table::column> columns;
   std::vector<std::vector<std::string>> rows;
 };
-/// Means over seeds; differences to `fixed` and to `mixture-frozen` where those were run. Variants in the order given.
-table_rows results_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+/// Means over seeds; differences to each variant's control and to `mixture-frozen` where those were run. Variants in the order given.
+table_rows results_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order);
 /// Means over seeds of variants that draw paths, tested with more and fewer of them; no rows if there are none.
-table_rows path_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+table_rows path_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order);
 /// Means over seeds of the generation scores; no rows if there are none.
-table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<std::string>& order);
+table_rows generation_rows(const std::vector<variant_result>& results, const std::vector<variant_plan>& order);
 std::string printed(const table_rows& table);
 
-/// Perplexity of a variant, and its interval as `fixed` with the interval of the difference; both equal to it where there is none.
+/// Perplexity of a variant over its seeds; its interval is `fixed` with the interval of the difference, NaN where there is none.
 struct compared {
   double perplexity, lower, upper;
 };

@@ -52,9 +52,8 @@ std::vector<variant_plan> variants_of(const options& o) {
     all.push_back(std::move(v));
     return all.back();
   };
-  const double thaw = o.unfreeze_at;
   add("paper", "none", "the base language model as it is", fixed{}, fixed{}).adapted = false;
-  add("paper", "fixed", "one label everywhere: what adapters bring without a plan", fixed{}, fixed{});
+  add("paper", "fixed", "one label everywhere: what adapters bring without a plan", fixed{}, fixed{}).control = "";
   add("paper", "uniform", "all labels alike", uniform{}, uniform{});
   add("paper", "sampled", "one label drawn from the planner", sampled{}, sampled{});
   add("paper", "oracle-predicted", "trained on true labels, tested on predicted ones", oracle_labels{}, hard{}).trained_as = "oracle-oracle";
@@ -62,17 +61,16 @@ std::vector<variant_plan> variants_of(const options& o) {
   add("paper", "mixture-frozen", "the planner's whole distribution, the planner frozen", mixture{}, mixture{});
   add("paper", "top5-frozen", "its five most probable labels", top_k{5}, top_k{5});
   add("paper", "mixture-tempered", "the frozen mixture sharpened by a temperature tuned on validation documents", mixture{}, mixture{})
-      .temperatures = {0.75, 0.5, 0.35};
+      .temperatures = {0.75, 0.5, 0.35, 0.25};
   add("paper", "straight-through", "argmax forward, mixture backward, trained jointly", straight_through{}, hard{}).joint = true;
   add("paper", "gumbel", "noisy mixture in training, plain at test, trained jointly", gumbel_softmax{}, mixture{}).joint = true;
   {
     variant_plan& v = add("paper", "mixture-joint-delayed", "joint, the planner thawed later", mixture{}, mixture{});
-    v.joint = true, v.unfreeze_at = thaw;
+    v.joint = v.delayed = true;
   }
   {
     variant_plan& v = add("paper", "mixture-joint-guided", "joint, with the planner's own cross-entropy at a tenth", mixture{}, mixture{});
-    v.joint = true;
-    if (v.train.planner_loss == 0) v.train.planner_loss = 0.1;
+    v.joint = true, v.train.planner_loss = 0.1;
   }
   add("paper", "mixture-joint", "the planner trained through the language model", mixture{}, mixture{}).joint = true;
   add("paper", "oracle-oracle", "told the true label: a bound, no language model", oracle_labels{}, oracle_labels{});
@@ -83,8 +81,10 @@ std::vector<variant_plan> variants_of(const options& o) {
     v.train.reach = {place::attention_output, start.train.reach.gate == gating::context ? gating::none : start.train.reach.gate, source::paths};
     v.train.paths = {by, count, steps};
     v.test = v.train;
+    v.control = by == path_rule::choice::fixed ? "" : "paths-fixed";
   };
   using choice = path_rule::choice;
+  paths("paths-fixed", "one path everywhere: what the encoder of paths brings without a plan", choice::fixed, 1, o.steps);
   paths("path-argmax", "the most probable label at each of --steps steps", choice::most_probable, 1, o.steps);
   paths("path-beam", "the best paths of a beam as wide as --paths", choice::beam, o.paths, o.steps);
   paths("paths-1-step", "--paths labels drawn, one step", choice::sampled, o.paths, 1);
@@ -95,6 +95,8 @@ std::vector<variant_plan> variants_of(const options& o) {
   const auto tuned = [&](const char* name, const char* about, const policy& p, bool joint, tuning lm) {
     variant_plan& v = add("tuning", name, about, p, p);
     v.joint = joint, v.lm = lm;
+    const std::string own = lm == tuning::low_rank ? "fixed-lora" : "fixed-full";
+    v.control = v.name == own ? "" : own;
   };
   tuned("fixed-lora", "one label everywhere, low-rank updates of the language model", fixed{}, false, tuning::low_rank);
   tuned("mixture-frozen-lora", "mixture, planner frozen, low-rank updates", mixture{}, false, tuning::low_rank);
@@ -109,8 +111,8 @@ std::vector<variant_plan> variants_of(const options& o) {
   };
   placed("at-feed-forward", "frozen mixture, added at the feed-forward input", place::feed_forward_input);
   placed("at-embedding", "frozen mixture, added to the embedding", place::embedding);
-  placed("inserted-token", "frozen mixture, a token of its own at every sentence", place::inserted);
-  placed("prefix", "frozen mixture, --prefix-rows tokens before every chunk", place::prefix);
+  placed("inserted-token", "frozen mixture, a token of its own at every sentence; windows hold less text", place::inserted);
+  placed("prefix", "frozen mixture, --prefix-rows tokens before every chunk, the plan of its first sentence; windows hold less text", place::prefix);
 
   const auto gated = [&](const char* name, const char* about, gating gate) {
     variant_plan& v = add("gates", name, about, mixture{}, mixture{});
@@ -133,9 +135,9 @@ std::vector<variant_plan> variants_of(const options& o) {
   add("internal", "lm-as-planner", "labels predicted from the language model's hidden state, as tokens of its vocabulary", hard{}, hard{})
       .labels_by = predictor::language_model;
   {
-    variant_plan& v = add("internal", "planning-tokens", "labels as tokens in the text, predicted by the language model, which is trained whole",
+    variant_plan& v = add("internal", "planning-tokens", "labels as tokens in the text, predicted by the language model, which is trained whole; windows hold less text",
                           fixed{}, fixed{});
-    v.lm = tuning::full, v.adapted = false, v.planning_tokens = true;
+    v.lm = tuning::full, v.adapted = false, v.planning_tokens = true, v.control = "fixed-full";
   }
   return all;
 }
@@ -148,8 +150,12 @@ variant_plan plan_of(const std::string& name, const options& o) {
 
 std::vector<std::string> variant_names(const options& o, const std::string& group) {
   std::vector<std::string> names;
-  for (const variant_plan& v : variants_of(o))
-    if (group == "all" || v.group == group) names.push_back(v.name);
+  const std::vector<variant_plan> all = variants_of(o);
+  const auto chosen = [&](const variant_plan& v) { return group == "all" || v.group == group; };
+  for (const variant_plan& v : all) {
+    const bool compared = std::any_of(all.begin(), all.end(), [&](const variant_plan& w) { return chosen(w) && w.control == v.name; });
+    if (chosen(v) || compared) names.push_back(v.name);
+  }
   return names;
 }
 

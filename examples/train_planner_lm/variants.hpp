@@ -19,11 +19,12 @@ struct variant_plan {
   std::string about;         // a sentence for people
   method train{}, test{};
   bool joint = false;        // the planner is trained through the language model
-  double unfreeze_at = 0;    // fraction of the stage before which it is not
+  bool delayed = false;      // it is thawed later, as --unfreeze-at and --unfreeze-step say
   tuning lm = tuning::frozen;
   predictor labels_by = predictor::planner;
   table_start tables = table_start::centroids;
   std::string trained_as;    // a variant that has the same training
+  std::string control = "fixed";     // the variant that differs by the plan alone; empty: itself
   std::vector<double> temperatures;  // tuned on validation documents; empty: as `train` says
   bool adapted = true;       // has adapters: not the language model alone
   bool planning_tokens = false;      // labels are tokens of the language model's own

@@ -2,6 +2,7 @@
 #include "writer.hpp"
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 #include "prepare.hpp"
 #include <planlm/planning/kmeans.hpp>
@@ -56,11 +57,11 @@ class desk {
   void begin(std::size_t i, const std::vector<std::string>& sentences, generation_request& request) {
     std::vector<int> tokens{l_.vocabulary.bos()}, sentence{0};
     std::vector<std::vector<float>> vectors;
-    if (!sentences.empty()) vectors = vectors_of(sentences);
     int number = 0;
     for (const std::string& s : sentences) {
       const std::vector<int> ids = l_.vocabulary.encode(s);
       if (ids.empty()) continue;
+      vectors.push_back(vectors_of(std::span(&s, 1))[0]);
       for (std::size_t k = 0; k < ids.size(); ++k) {
         tokens.push_back(ids[k]);
         sentence.push_back(number + (k + 1 == ids.size()));
@@ -73,7 +74,7 @@ class desk {
       const int past = number;
       std::vector<std::span<const std::vector<float>>> contexts;
       for (int s = 0; s <= past; ++s) contexts.push_back(std::span(vectors).first(static_cast<std::size_t>(s)));
-      sentence_plans p = plan(contexts);
+      sentence_plans p = plan(contexts, i, 0);
       const std::size_t columns = p.inputs.size() / p.labels.size();
       if (!rule_.forced.empty()) force(p, static_cast<std::size_t>(past), 0, columns);
       d.planned.push_back(p.labels.back());
@@ -87,24 +88,22 @@ class desk {
   }
   /// A sentence of each of these texts has ended: what the planner makes of them.
   std::vector<float> next_plans(std::span<const int> texts, std::span<const std::vector<int>> tokens) {
-    std::vector<std::span<const std::vector<float>>> contexts;
+    std::vector<float> inputs;
     for (std::size_t i = 0; i < texts.size(); ++i) {
-      draft& d = drafts_[static_cast<std::size_t>(texts[i])];
+      const auto number = static_cast<std::size_t>(texts[i]);
+      draft& d = drafts_[number];
       const std::vector<std::string> sentence{l_.vocabulary.decode(std::span(tokens[i]).subspan(d.read))};
       d.vectors.push_back(vectors_of(sentence)[0]);
       d.read = tokens[i].size();
-      contexts.emplace_back(d.vectors);
+      sentence_plans p = plan({std::span<const std::vector<float>>(d.vectors)}, number, d.planned.size());
+      if (d.planned.size() < rule_.forced.size()) force(p, 0, d.planned.size(), p.inputs.size());
+      d.planned.push_back(p.labels[0]);
+      inputs.insert(inputs.end(), p.inputs.begin(), p.inputs.end());
     }
-    sentence_plans p = plan(contexts);
-    const std::size_t columns = p.inputs.size() / p.labels.size();
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-      draft& d = drafts_[static_cast<std::size_t>(texts[i])];
-      if (d.planned.size() < rule_.forced.size()) force(p, i, d.planned.size(), columns);
-      d.planned.push_back(p.labels[i]);
-    }
-    return std::move(p.inputs);
+    return inputs;
   }
-  sentence_plans plan(const std::vector<std::span<const std::vector<float>>>& contexts) {
+  /// Plans of one text at a time, drawn by its number and the sentence's: a text does not depend on those written beside it.
+  sentence_plans plan(const std::vector<std::span<const std::vector<float>>>& contexts, std::size_t text, std::size_t sentence) {
     std::vector<float> values;
     std::vector<int> offsets{0}, positions;
     for (const auto& c : contexts) {
@@ -117,7 +116,7 @@ class desk {
     }
     host_batch b;
     b.context = values, b.context_offsets = offsets, b.context_positions = positions;
-    device_.random = rule_.random.at_step(plans_made_++);
+    device_.random = rule_.random.at_step(static_cast<std::uint32_t>(text << 16 | (sentence & 0xffff)));
     return device_.plan(parts_, how_, b);
   }
   /// Row `row` becomes the plan of forced label number `n`: all weight on it, or all paths on it.
@@ -160,7 +159,6 @@ class desk {
   const writing_rule& rule_;
   std::vector<float> empty_;
   std::vector<draft> drafts_;
-  std::uint32_t plans_made_ = 0;
 };
 
 }  // namespace

@@ -40,7 +40,7 @@ const std::string& trained() {
         trainer, {"--text", (folder / "stories.txt").string(), "--out", run, "--labels", "4", "--label-width", "8", "--width", "16", "--heads",
                   "2", "--vocabulary", "330", "--length", "16", "--batch", "4", "--variant-batch", "4", "--planner-batch", "16", "--base-steps",
                   "60", "--variant-steps", "40", "--planner-steps", "40", "--threads", "1", "--generate", "2", "--variants",
-                  "none,fixed,predicted,mixture-joint,oracle-oracle,paths-2-steps,mixture-joint-lora,gate-context,table-shared,inserted-token"});
+                  "none,fixed,predicted,mixture-joint,oracle-oracle,paths-2-steps,mixture-joint-lora,gate-context,table-shared,inserted-token,prefix"});
     INFO(r.err);
     REQUIRE(r.status == 0);
     return run;
@@ -81,7 +81,7 @@ std::vector<std::string> lines_of(const std::string& text) {
 
 TEST_CASE("a text has a label, and a sentence typical of it, beside every sentence") {
   if (missing()) return;
-  for (const char* variant : {"predicted", "mixture-joint", "paths-2-steps", "mixture-joint-lora", "gate-context", "table-shared"}) {
+  for (const char* variant : {"predicted", "mixture-joint", "paths-2-steps", "mixture-joint-lora", "gate-context", "table-shared", "inserted-token", "prefix"}) {
     INFO(variant);
     const std::string text = text_of({"--variant", variant, "--tokens", "60", "--prompt", "The dog sees some bread on day 3 . A cat hears a red apple on day 4 ."});
     CHECK(has(text, "        The dog sees some bread on day 3 .\n"));
@@ -134,13 +134,12 @@ TEST_CASE("what cannot be written is refused with one line that says what to do"
   CHECK(has(refusal({"--variant", "mixtrue"}), "there is no variant 'mixtrue'"));
   CHECK(has(refusal({"--variant", "straight-through"}), "this run has none, fixed, oracle-predicted, predicted, mixture-joint, paths-2-steps"));
   CHECK(has(refusal({"--variant", "oracle-oracle"}), "told the true label"));
-  CHECK(has(refusal({"--variant", "inserted-token"}), "no text can be written"));
   CHECK(has(refusal({"--variant", "fixed", "--plan", "1"}), "fixed follows no plan"));
   CHECK(has(refusal({"--plan", "3,4"}), "there is no label 4; they are 0 to 3"));
   CHECK(has(refusal({"--plan", "3,x"}), "--plan"));
   CHECK(has(refusal({"--seed", "7"}), "--seed 7 was not part of the run"));
-  CHECK(has(refusal({"--temperature", "0"}), "the temperature is 0"));
-  CHECK(has(refusal({"--top-p", "1.5"}), "top_p"));
+  CHECK(has(refusal({"--temperature", "0"}), "--temperature: give a number"));
+  CHECK(has(refusal({"--top-p", "1.5"}), "--top-p: give a number"));
   CHECK(has(refusal({"--tokens", "0"}), "--tokens"));
   const examples::outcome nowhere = examples::run(program, {"--run", trained() + "-not"});
   CHECK(nowhere.status == 2);

@@ -17,4 +17,7 @@ namespace planlm {
 /// Extents, offsets and row numbers. Signed, so that differences are safe.
 using index_t = std::int64_t;
 
+/// Where CMakeLists.txt reads it too.
+inline constexpr const char* version = "0.1.0";
+
 }  // namespace planlm

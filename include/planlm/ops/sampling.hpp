@@ -204,6 +204,9 @@ struct sample {
         if (!(v >= bound) || float(shifted) + 22.901f < float(best)) continue;
         if (!have_bits) bits = words.bits(at, static_cast<std::uint32_t>(block)), have_bits = true;
         const float beyond = (static_cast<float>(~bits.word[j]) + 0.5f) * 0x1p-32f;
+        // -log of it is at most ln 2 for every halving that its exponent counts: most candidates are lost before a logarithm is taken.
+        const auto halvings = static_cast<float>(127 - (__builtin_bit_cast(std::int32_t, beyond) >> 23));
+        if (float(shifted) + 0.6931472f * halvings + 1e-3f < float(best)) continue;
         if (float(shifted) - math::log(beyond) + 1e-3f < float(best)) continue;
         const double own = double(shifted) + gumbel(bits.word[j]);
         if (own < best) continue;
