@@ -2,8 +2,10 @@
 
 #include <numeric>
 #include <planlm/layers/lora.hpp>
-#include <planlm/models/transformer_lm.hpp>
+#include <planlm/models/planner_lm.hpp>
 #include <planlm/ops/cross_entropy.hpp>
+#include <planlm/planning/context_gate.hpp>
+#include <planlm/planning/look_ahead.hpp>
 #include <planlm/testing/gradient_check.hpp>
 #include <planlm/training/adamw.hpp>
 
@@ -188,6 +190,45 @@ TEST_CASE("stores of another model are refused") {
   CHECK_THROWS_AS(rule.merge(cx, base, theta, wrong), shape_error);
   parameters without(cx, layer, philox{1}, parameters<linear<B>>::gradients::none);
   CHECK_THROWS_AS(rule.pull(cx, without, theta), planlm::error);
+}
+
+TEST_CASE("stores of other factors are refused before anything is written") {
+  context<B> cx;
+  const transformer_lm<B> model{{11, 8, 12, 2, 1}};
+  const low_rank rule{model, {.rank = 2}};
+  const auto queries = [](const parameter_spec& spec) { return spec.name.ends_with("qkv.w"); };
+  const auto vectors_too = [](const parameter_spec& spec) { return !spec.name.ends_with("qkv.w"); };
+  parameters base(cx, model, philox{1}), working(cx, model, philox{2});
+  const auto before = all_weights(cx, working);
+  const auto refused = [&](const low_rank<transformer_lm<B>>& other) {
+    parameters theta(cx, other, philox{3});
+    CHECK_THROWS_AS(rule.merge(cx, base, theta, working), shape_error);
+    CHECK_THROWS_AS(rule.pull(cx, working, theta), shape_error);
+  };
+  refused(low_rank{model, {.rank = 1}});
+  refused(low_rank{model, {.rank = 3}});
+  refused(low_rank{model, {.rank = 2}, queries});
+  refused(low_rank{model, {.rank = 2}, vectors_too});  // more matrices, others
+  CHECK(same_bits(all_weights(cx, working), before));
+  parameters one(cx, low_rank{model, {.rank = 1}}, philox{3});
+  CHECK_THROWS_WITH(rule.merge(cx, base, one, working),
+                    "low_rank: a store of factors that is not of these 4 matrices at rank 2; make it from "
+                    "this description or one with the same rank and filter");
+}
+
+TEST_CASE("tables of labels and gates of adapters are no projections") {
+  using adapter = label_adapter<B, context_gate<B>>;
+  const planner_lm<B, at_attention_output, adapter> model({11, 8, 12, 2, 2},
+                                                          adapter{5, 3, 12, {12, true}}, 1);
+  const auto names = adapted_names(low_rank{model, {.rank = 2}});
+  CHECK(names.size() == 2 * 4 + 1);
+  CHECK(names.back() == "adapters.0.w");
+  const look_ahead<B> ahead{planner<B>{6, 5, 2, 10, 1}};
+  for (const std::string& name : adapted_names(low_rank{ahead, {.rank = 2}})) CHECK(name != "ahead.actions");
+  // What only sounds alike is one.
+  CHECK(is_projection(matrix_spec("mlp.gate.w", 4, 4, initial::zeros)));
+  CHECK(is_projection(matrix_spec("w", 4, 4, initial::zeros)));
+  CHECK_FALSE(is_projection(matrix_spec("gate", 4, 4, initial::zeros)));
 }
 
 TEST_CASE("each policy trains what it says: nothing, factors, everything") {

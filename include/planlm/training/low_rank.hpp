@@ -2,16 +2,19 @@
 /// [2106.09685, equation 3]
 ///
 ///     low_rank factors{model, {.rank = 8, .alpha = 32}};
-///     parameters theta{cx, factors, philox{seed}};                        // A and B: what is trained, saved
-///     and counted parameters working{cx, model, philox{0}};                           // what layers read; a
-///     copy of the base to begin with working.copy_weights(cx, base); factors.merge(cx, base, theta,
-///     working);                            // after every change of theta auto [h, pullback] = model(cx,
-///     working.weights, ...); pullback(dh, factors.wanted(model, working));                       //
-///     gradients of the adapted matrices alone factors.pull(cx, working, theta); // and on to A and B
+///     parameters theta{cx, factors, philox{seed}};     // A and B: what is trained, saved and counted
+///     parameters working{cx, model, philox{0}};        // what layers read; a copy of the base to begin with
+///     working.copy_weights(cx, base);
+///     auto g = factors.wanted(model, working);         // once: gradients of the adapted matrices alone
 ///
-/// Any model, decoder and sampler works unchanged on `working`, and what is sampled is scored with the bits
-/// that were trained: layers/lora.hpp computes x W0^T + (x A^T) B^T, which rounds differently from decoding
-/// merged weights. Its dropout of x has no counterpart.
+///     factors.merge(cx, base, theta, working);         // after every change of theta
+///     auto [h, pullback] = model(cx, working.weights, ...);
+///     pullback(dh, g);
+///     factors.pull(cx, working, theta);                // and on to A and B
+///
+/// Any model, decoder and sampler works unchanged on `working`, and what is sampled is scored with the
+/// weights that were trained: layers/lora.hpp computes x W0^T + (x A^T) B^T, which rounds differently from
+/// decoding merged weights. Its dropout of x has no counterpart.
 ///
 /// Cost of a matrix (out, in) on N rows, in multiplications: 3 N out in by the model (forward, input
 /// gradient, dW) and 3 rank out in by merge and pull. layers/lora.hpp spares dW: 2 N out in + 3 N rank (out +
@@ -41,10 +44,13 @@ struct low_rank_tuning {
 /// ... or all weights are trained.
 struct full_tuning {};
 
-/// Which matrices get factors by default: all but embeddings.
+/// Which matrices get factors by default: projections, which are all but embeddings (of tokens and positions,
+/// and what is called `table` or `actions`: those of labels) and what is called `gate`, told by their names.
 inline bool is_projection(const parameter_spec& spec) {
-  const auto has = [&](const char* part) { return ("." + spec.name).find(part) != std::string::npos; };
-  return spec.rank == 2 && !has(".token.") && !has(".position.");
+  const std::string name = "." + spec.name;
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  return spec.rank == 2 && !has(".token.") && !has(".position.") && !name.ends_with(".table") &&
+         !name.ends_with(".actions") && !name.ends_with(".gate");
 }
 
 namespace kernel {
@@ -128,12 +134,13 @@ class low_rank {
   }
 
   /// Adapted matrices of `working` = those of `base` + (alpha / rank) B A, from the values with all digits;
-  /// the rest of `working` is left alone. Errors: shape_error for stores of another model. `factors`:
-  /// parameters<low_rank<M>>, a type that does not exist before this class does.
+  /// the rest of `working` is left alone. `factors`: parameters<low_rank<M>>, a type that does not exist
+  /// before this class does. Errors: shape_error for stores of another model, or of factors of another rank
+  /// or filter.
   template <class Factors>
   void merge(context<backend>& cx, const parameters<M>& base, const Factors& factors,
              parameters<M>& working) const {
-    check(base), check(working);
+    check(base), check(working), check_factors(factors);
     const accum *from = all_digits(base), *theta = all_digits(factors);
     accum* to = all_digits(working);
     for (std::size_t i = 0; i < matrices_.size(); ++i) {
@@ -148,7 +155,8 @@ class low_rank {
                                               w.extents[1], tuning_.rank, scale()});
     }
   }
-  /// Gradients for the model's pullback: those of the adapted matrices, all others left out.
+  /// Gradients for the model's pullback: those of the adapted matrices, all others left out. They are views
+  /// into `working`, good as long as it lives: call it once, not in every step: it makes names, lists.
   typename M::params wanted(const M& model, const parameters<M>& working) const {
     typename M::params g = working.grads;
     std::size_t number = 0, next = 0;
@@ -163,10 +171,10 @@ class low_rank {
     return g;
   }
   /// dA += (alpha / rank) B^T dW, dB += (alpha / rank) dW A^T; then dW = 0, as a step of the optimiser would
-  /// leave it. Errors: shape_error for stores of another model, planlm::error for one without gradients.
+  /// leave it. Errors: those of merge, planlm::error for a store of weights without gradients.
   template <class Factors>
   void pull(context<backend>& cx, parameters<M>& working, const Factors& factors) const {
-    check(working);
+    check(working), check_factors(factors);
     if (!working.flat_grads())
       throw error(
           "low_rank: the working weights have no gradients to pull; make their store with gradients kept");
@@ -204,6 +212,24 @@ class low_rank {
     if (!right)
       throw shape_error("low_rank: a store of weights that is not of the model the factors were made for");
   }
+  template <class Factors>
+  void check_factors(const Factors& store) const {
+    const std::vector<parameter_slot>& slots = store.slots();
+    bool right = slots.size() == 2 * matrices_.size();
+    const auto is = [](const parameter_spec& spec, index_t rows, index_t cols) {
+      return spec.rank == 2 && spec.extents[0] == rows && spec.extents[1] == cols;
+    };
+    for (std::size_t i = 0; right && i < matrices_.size(); ++i) {
+      const parameter_spec& w = matrices_[i].spec;
+      right = is(slots[2 * i].spec, tuning_.rank, w.extents[1]) &&
+              is(slots[2 * i + 1].spec, w.extents[0], tuning_.rank);
+    }
+    if (!right)
+      throw shape_error("low_rank: a store of factors that is not of these " +
+                        std::to_string(matrices_.size()) + " matrices at rank " +
+                        std::to_string(tuning_.rank) +
+                        "; make it from this description or one with the same rank and filter");
+  }
 
   low_rank_tuning tuning_;
   std::vector<adapted_matrix> matrices_;
@@ -233,11 +259,11 @@ class tuned_weights {
   template <class Filter = bool (*)(const parameter_spec&)>
   tuned_weights(context<backend>& cx, const M& model, const parameters<M>& base, tuning_policy how,
                 philox random, Filter takes = is_projection)
-      : model_(model), base_(&base) {
+      : base_(&base) {
     if (std::holds_alternative<frozen>(how)) {
-      no_gradients_ = base.weights;
+      gradients_ = base.weights;
       auto empty = [](const parameter_spec&, auto& gradient) { gradient = {}; };
-      model.each_param(empty, no_gradients_);
+      model.each_param(empty, gradients_);
       return;
     }
     if (const auto* low = std::get_if<low_rank_tuning>(&how)) {
@@ -246,15 +272,13 @@ class tuned_weights {
     }
     own_.emplace(cx, model, philox{});
     own_->copy_weights(cx, base);
+    gradients_ = rule_ ? rule_->wanted(model, *own_) : own_->grads;
   }
 
   /// What layers read.
   const typename M::params& weights() const { return own_ ? own_->weights : base_->weights; }
   /// What pullbacks write.
-  typename M::params gradients() const {
-    if (!own_) return no_gradients_;
-    return rule_ ? rule_->wanted(model_, *own_) : own_->grads;
-  }
+  const typename M::params& gradients() const { return gradients_; }
   /// After all pullbacks of a step: gradients of the model become those of what is trained.
   void pull(context<backend>& cx) {
     if (rule_) rule_->pull(cx, *own_, *factors_);
@@ -286,9 +310,8 @@ class tuned_weights {
     return factors_ ? f(*factors_) : f(*own_);
   }
 
-  M model_;
   const parameters<M>* base_;
-  typename M::params no_gradients_{};
+  typename M::params gradients_{};
   std::optional<low_rank<M>> rule_;
   std::optional<factor_store> factors_;
   std::optional<parameters<M>> own_;
