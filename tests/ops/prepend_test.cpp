@@ -72,6 +72,25 @@ TEST_CASE("the pullback of prepending parts the fronts from the rows behind, to 
   CHECK(cx.read(d.dx) == values{103, 204, 305, 406, 509, 610});
 }
 
+TEST_CASE("where there is no sequence nothing is lengthened nor prepended to") {
+  context<B> cx;
+  const testing::packed none{}, two{2, 1};
+  const auto empty = none.view<B>(), seq = two.view<B>();
+  const values x{1, 2, 3, 4, 5, 6}, shift{0.5, 0.25};
+  const ints ids{0, 0};
+  CHECK_THROWS_WITH(ops::lengthened(cx, empty, 1), "lengthened: 0 sequences, expected at least one");
+  CHECK_THROWS_AS(ops::lengthened(cx, sequences<B>{}, 1), shape_error);
+  CHECK_THROWS_AS(ops::lengthened(cx, seq, 1, 0), shape_error);
+  CHECK_THROWS_AS(ops::even_sequences(cx, 0, 2), shape_error);
+  const auto longer = ops::lengthened(cx, seq, 1);
+  const auto prepend = [&](const sequences<B>& from, const sequences<B>& to) {
+    return ops::prepend_rows(cx, pairs(x), from, pairs(x), list(ids), const_tensor<B, 1>(shift.data(), 2), to);
+  };
+  CHECK_THROWS_AS(prepend(empty, longer), shape_error);
+  CHECK_THROWS_AS(prepend(seq, empty), shape_error);
+  CHECK_THROWS_AS(ops::prepend_rows_pullback(cx, pairs(x), empty, empty, pairs(x)), shape_error);
+}
+
 TEST_CASE("a team of lanes prepends the same bits, and parts them") {
   context<B> cx;
   const testing::packed ragged{9, 1, 40};

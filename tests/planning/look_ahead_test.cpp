@@ -285,3 +285,16 @@ TEST_CASE("labels that do not fill whole steps are refused") {
   CHECK_THROWS_AS(at.model.advance(at.cx, at.theta.weights, state, as_list<B>(three)), shape_error);
   CHECK_THROWS_AS(at.model.advance(at.cx, at.theta.weights, state, as_list<B>(four), as_list<B>(eight)), shape_error);
 }
+
+TEST_CASE("no sentence at all is refused at every step") {
+  look_ahead_case<double> at(small());
+  const testing::packed none{};
+  const const_tensor<B> z(at.z.data(), 0, 6);
+  CHECK_THROWS_AS(at.model(at.cx, at.theta.weights, z, none.view<B>()), shape_error);
+  CHECK_THROWS_WITH(at.model.start(at.cx, at.theta.weights, z, none.view<B>()), "look_ahead: 0 sentences, expected at least one");
+  look_ahead<B>::state state = at.model.start(at.cx, at.theta.weights, at.input(), at.seq());
+  state.contexts = state.seq = none.view<B>();
+  const std::vector<int> some(4);
+  CHECK_THROWS_AS(at.model.advance(at.cx, at.theta.weights, state, as_list<B>(some)), shape_error);
+  CHECK_THROWS_AS(at.model.advance(at.cx, at.theta.weights, state, {}), shape_error);
+}

@@ -278,9 +278,35 @@ TEST_CASE("a sentence with a NaN in its context has no label and spoils no other
   }
 }
 
-TEST_CASE("no steps, no paths, a temperature of zero and places of another batch are refused") {
+TEST_CASE("a path that had no label has none later, though logits after it are numbers again") {
+  // No blocks: a state is its rows, and logits are their mean through the head. The head overflows to inf - inf for the large first context;
+  // the row that -1 puts in front, `arrival`, takes it away exactly, so that the second step has logits of zeros and b.
+  look_ahead_case<double> at({planner<B>{6, 4, 2, 10, 0}, 0}, 1, 0.8);
+  auto& cx = at.cx;
+  for (std::size_t i = 0; i < 6; ++i) at.z[i] *= 1000;
+  const auto row = cx.read(at.model.start(cx, at.theta.weights, at.input(), at.seq()).h);
+  values w(4 * 6), away;
+  w[0] = std::copysign(1e307, row[0]), w[1] = -std::copysign(1e307, row[1]);
+  for (std::size_t i = 0; i < 6; ++i) away.push_back(-row[i]);
+  at.theta.write(cx, at.theta.find("plan.head.w"), w);
+  at.theta.write(cx, at.theta.find("ahead.arrival"), away);
+  const values logits = at.logits({-1, -1, -1, -1});
+  REQUIRE(std::isnan(logits[0]));
+  REQUIRE(std::all_of(logits.begin() + 16, logits.begin() + 20, [](double v) { return std::isfinite(v); }));
+  const auto best = argmax_paths(cx, at.model, at.theta.weights, at.input(), at.seq(), 3);
+  CHECK(of_sentence(best, 0)[0] == path{-1, -1, -1});
+  const auto drawn = sample_paths(cx, at.model, at.theta.weights, at.input(), at.seq(), 3, 20, 1.0, philox{1});
+  CHECK(of_sentence(drawn, 0) == std::vector<path>(20, path{-1, -1, -1}));
+}
+
+TEST_CASE("no sentences, no steps, no paths, a temperature of zero and places of another batch are refused") {
   sharp_case at;
   auto& p = at.theta.weights;
+  const testing::packed none{};
+  const const_tensor<B> nothing(at.z.data(), 0, 6);
+  CHECK_THROWS_WITH(argmax_paths(at.cx, at.model, p, nothing, none.view<B>(), 2), "argmax_paths: 0 sentences, expected at least one");
+  CHECK_THROWS_AS(beam_paths(at.cx, at.model, p, nothing, none.view<B>(), 2, 3), shape_error);
+  CHECK_THROWS_AS(sample_paths(at.cx, at.model, p, nothing, none.view<B>(), 2, 3, 1.0, philox{1}), shape_error);
   CHECK_THROWS_AS(argmax_paths(at.cx, at.model, p, at.input(), at.seq(), 0), error);
   CHECK_THROWS_AS(beam_paths(at.cx, at.model, p, at.input(), at.seq(), 2, 0), error);
   CHECK_THROWS_AS(sample_paths(at.cx, at.model, p, at.input(), at.seq(), 2, 0, 1.0, philox{1}), error);

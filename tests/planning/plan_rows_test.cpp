@@ -60,7 +60,14 @@ TEST_CASE("rows of no sentence get no plan, empty chunks stay empty") {
   CHECK(r.tokens == ints{7, 8, -1, 9});
   CHECK(r.plan == ints{-1, -1, 4, -1});
   CHECK(r.offsets == ints{0, 0, 4});
-  CHECK(prefix_plan_rows({tokens, targets, sentence, offsets}, 1).tokens == tokens);
+  CHECK(prefix_plan_rows({tokens, targets, sentence, offsets}, 1).plan == r.plan);
+}
+
+TEST_CASE("rows of no sentence neither end a sentence nor begin one: its plan comes once") {
+  const ints tokens{0, 1, 2, 3, 4, 5}, sentence{-1, 0, -1, 0, -1, 1}, offsets{0, 6};
+  const host_rows batch{tokens, tokens, sentence, offsets};
+  CHECK(insert_plan_rows(batch, 1).plan == ints{-1, 0, -1, -1, -1, -1, 1, -1});
+  CHECK(prefix_plan_rows(batch, 1).plan == ints{-1, 0, -1, -1, -1, -1, -1});
 }
 
 TEST_CASE("facts 19 and 21: every target is used once, after the plan of its own sentence and before that of the next") {
@@ -102,4 +109,8 @@ TEST_CASE("rows that disagree are refused") {
                     "plan rows: 8 tokens, 2 targets, 8 sentence numbers and offsets that end at 8; all must agree");
   CHECK_THROWS_AS(insert_plan_rows({e.tokens, e.targets, e.sentence, {}}, 1), shape_error);
   CHECK_THROWS_AS(insert_plan_rows({e.tokens, e.targets, e.sentence, few}, 1), shape_error);
+  const ints late{2, 8}, falling{0, 6, 3, 8};
+  CHECK_THROWS_WITH(insert_plan_rows({e.tokens, e.targets, e.sentence, late}, 1), "plan rows: offsets that begin at 2, expected 0");
+  CHECK_THROWS_WITH(prefix_plan_rows({e.tokens, e.targets, e.sentence, falling}, 1),
+                    "plan rows: chunk 1 begins at row 6 and ends at 3; offsets must not fall");
 }

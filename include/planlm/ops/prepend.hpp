@@ -2,9 +2,12 @@
 ///
 /// New offsets are computed twice, by a kernel and by the host, so that nothing is uploaded or downloaded; the host's copy lies in the context
 /// and lives as long as its scope. Sequences made here have no positions unless their function says so.
+/// Errors: shape_error where there is no sequence.
 #pragma once
+#include <string>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
+#include <planlm/core/error.hpp>
 #include <planlm/ops/sequences.hpp>
 
 namespace planlm::ops {
@@ -79,10 +82,17 @@ struct prepend_rows_pullback {
 };
 }  // namespace kernel
 
+namespace detail {
+inline void check_sequences(const char* who, index_t count) {
+  if (count < 1) throw shape_error(std::string(who) + ": " + std::to_string(count) + " sequences, expected at least one");
+}
+}  // namespace detail
+
 /// `copies` copies of the S sequences one after another; those of copy c are more + c growth rows longer than the ones given.
 template <Backend B>
 sequences<B> lengthened(context<B>& cx, const sequences<B>& seq, index_t more, index_t copies = 1, index_t growth = 0) {
   const index_t count = seq.count(), size = copies * count + 1;
+  detail::check_sequences("lengthened", copies < 1 ? copies : count);
   int* const host = cx.template make_pullbacks<int>(size);
   const auto there = cx.template make_of<int>(size);
   const index_t rows = seq.host_offsets[count];
@@ -94,6 +104,7 @@ sequences<B> lengthened(context<B>& cx, const sequences<B>& seq, index_t more, i
 /// `count` sequences of `length` rows each, with positions.
 template <Backend B>
 sequences<B> even_sequences(context<B>& cx, index_t count, index_t length) {
+  detail::check_sequences("even_sequences", count);
   int* const host = cx.template make_pullbacks<int>(count + 1);
   const auto there = cx.template make_of<int>(count + 1), positions = cx.template make_of<int>(count * length);
   const kernel::even_offsets of_host{host, length};
@@ -109,6 +120,7 @@ template <Backend B>
 tensor<B> prepend_rows(context<B>& cx, const_tensor<B> x, const sequences<B>& seq, const_tensor<B> table, indices<B> ids,
                        const_tensor<B, 1> shift, const sequences<B>& longer, indices<B> sources = {}) {
   const index_t count = longer.count();
+  detail::check_sequences("prepend_rows", seq.count() < 1 ? seq.count() : count);
   auto y = cx.make(index_t{longer.host_offsets[count]}, x.cols());
   B::for_rows(cx.queue(), count,
               kernel::prepend_rows<typename B::real>{x.data, seq.offsets.data, table.data, ids.data, shift.data, sources.data, y.data,
@@ -127,6 +139,7 @@ template <Backend B>
 prepended_gradients<B> prepend_rows_pullback(context<B>& cx, const_tensor<B> dy, const sequences<B>& seq, const sequences<B>& longer,
                                              const_tensor<B> base) {
   const index_t count = seq.count();
+  detail::check_sequences("prepend_rows_pullback", count);
   prepended_gradients<B> d{cx.make(base.rows(), base.cols()), cx.make(count, base.cols())};
   B::for_rows(cx.queue(), count,
               kernel::prepend_rows_pullback<typename B::real>{dy.data, longer.offsets.data, base.data, d.dx.data, d.dfront.data,

@@ -113,15 +113,18 @@ struct look_ahead {
     sequences<B> contexts;
     index_t steps = 0;
   };
-  /// The state before any label, one copy.
+  /// The state before any label, one copy. Errors: shape_error without a sentence.
   state start(context<B>& cx, const params& p, const_tensor<B> z, const sequences<B>& contexts) const {
+    if (contexts.count() < 1)
+      throw shape_error("look_ahead: " + std::to_string(contexts.count()) + " sentences, expected at least one");
     auto temporaries = cx.scope();
     const const_tensor<B> placed = ops::add_sinusoids(cx, z, contexts.positions);
     return {temporaries.keep(const_tensor<B>(plan.input()(cx, p.plan.input, placed).value)), contexts, contexts, 0};
   }
   /// The state after `labels` (copies S). Sequence number q goes on from sequence parents_q of `from`; without parents, from q % (its count).
+  /// Errors: shape_error for labels or parents that do not fill whole copies, or none.
   state advance(context<B>& cx, const params& p, const state& from, indices<B> labels, indices<B> parents = {}) const {
-    const index_t count = from.contexts.count(), copies = labels.size() / count;
+    const index_t count = from.contexts.count(), copies = count > 0 ? labels.size() / count : 0;
     if (copies < 1 || labels.size() != copies * count || (parents && parents.size() != labels.size()))
       throw shape_error("look_ahead: " + std::to_string(labels.size()) + " labels and " + std::to_string(parents.size()) + " parents for " +
                         std::to_string(count) + " sentences");

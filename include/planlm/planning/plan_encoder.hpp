@@ -15,7 +15,7 @@
 
 namespace planlm {
 
-/// The mean of a sequence's rows. A sequence of one row is that row, bit for bit.
+/// The mean of a sequence's rows. A sequence of one row is that row, bit for bit but that -0 becomes +0.
 template <Backend B>
 struct mean_of_rows {
   using backend = B;

@@ -1,7 +1,8 @@
 /// Plans of several sentences: the most probable label at every step, paths drawn from a look-ahead planner, and the best paths of a beam.
 ///
 /// A path of sentence s is a_0, a_1, ..., each from softmax(s^t / temperature) given those before it.   [2409.00070]
-/// Values only, no gradient. A sentence whose logits hold a NaN gets label -1 from there on, but from beam_paths an error.
+/// Values only, no gradient. A path whose logits hold a NaN, or no finite number, gets label -1 from there on, but from beam_paths an error.
+/// Errors: shape_error where there is no sentence, planlm::error where no path or no step is asked for.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -32,11 +33,15 @@ struct ranked_paths {
 
 namespace paths_kernel {
 /// Sequence q of a group is sentence q % count, path q / count + first of it: where its step lies in [sentences, paths, steps].
+/// A path that has come to -1 stays there, whatever its next label would be.
 struct store_step {
   const int* from;
   int* to;
   index_t count, paths, first, steps, step;
-  PLANLM_HD void operator()(index_t q) const { to[(q % count * paths + first + q / count) * steps + step] = from[q]; }
+  PLANLM_HD void operator()(index_t q) const {
+    int* const at = to + (q % count * paths + first + q / count) * steps + step;
+    *at = step > 0 && at[-1] < 0 ? -1 : from[q];
+  }
 };
 struct sentence_of {
   int* to;
@@ -58,7 +63,8 @@ inline philox family(philox random, index_t step, index_t group) {
   const random_block b = random.bits(static_cast<std::uint64_t>(step), static_cast<std::uint32_t>(group));
   return {std::uint64_t{b.word[0]} << 32 | b.word[1], random.step, random.stream};
 }
-inline void check_steps(const char* who, index_t steps, index_t paths) {
+inline void check_sizes(const char* who, index_t sentences, index_t steps, index_t paths) {
+  if (sentences < 1) throw shape_error(std::string(who) + ": " + std::to_string(sentences) + " sentences, expected at least one");
   if (steps < 1 || paths < 1)
     throw error(std::string(who) + ": " + std::to_string(paths) + " paths of " + std::to_string(steps) +
                 " steps were asked for, expected at least one of each");
@@ -70,14 +76,15 @@ inline constexpr index_t paths_at_a_time = 16;
 
 /// `paths` independent paths of `steps` steps for each sentence of `contexts`; equal ones may occur.
 /// A draw depends on `random`, the place of its sentence, the number of the path and the step, not on the batch, the number of paths or of
-/// steps: the first paths of a larger set, and the first steps of longer ones, are those of the smaller. `random` must be for this alone.
+/// steps: the first paths of a larger set, and the first steps of longer ones, are those of the smaller; on the CPU always, elsewhere up to the
+/// rounding of logits, which may depend on how many rows a product has. `random` must be for this alone.
 /// places (S), not negative and below 2^27, say of the sentence in its corpus; without them its number in the batch.
 template <Backend B>
 plan_paths<B> sample_paths(context<B>& cx, const look_ahead<B>& model, const typename look_ahead<B>::params& p, const_tensor<B> z,
                            const sequences<B>& contexts, index_t steps, index_t paths, double temperature, philox random,
                            indices<B> places = {}) {
-  paths_kernel::check_steps("sample_paths", steps, paths);
   const index_t count = contexts.count();
+  paths_kernel::check_sizes("sample_paths", count, steps, paths);
   if (places && places.size() != count)
     throw shape_error("sample_paths: " + std::to_string(places.size()) + " places for " + std::to_string(count) + " sentences");
   sampling_rule rule;
@@ -108,8 +115,8 @@ plan_paths<B> sample_paths(context<B>& cx, const look_ahead<B>& model, const typ
 template <Backend B>
 plan_paths<B> argmax_paths(context<B>& cx, const look_ahead<B>& model, const typename look_ahead<B>::params& p, const_tensor<B> z,
                            const sequences<B>& contexts, index_t steps) {
-  paths_kernel::check_steps("argmax_paths", steps, 1);
   const index_t count = contexts.count();
+  paths_kernel::check_sizes("argmax_paths", count, steps, 1);
   const auto labels = cx.template make_of<int>(count * steps);
   auto temporaries = cx.scope();
   const auto nowhere = cx.template make_of<int>(count);  // nothing is drawn
@@ -181,8 +188,8 @@ std::vector<double> log_softmax(std::span<const T> row, index_t sentence, index_
 template <Backend B>
 ranked_paths<B> beam_paths(context<B>& cx, const look_ahead<B>& model, const typename look_ahead<B>::params& p, const_tensor<B> z,
                            const sequences<B>& contexts, index_t steps, index_t beam) {
-  paths_kernel::check_steps("beam_paths", steps, beam);
   const index_t count = contexts.count();
+  paths_kernel::check_sizes("beam_paths", count, steps, beam);
   std::vector<detail::beam> beams(static_cast<std::size_t>(count));
   {
     auto temporaries = cx.scope();

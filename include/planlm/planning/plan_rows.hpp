@@ -37,7 +37,8 @@ struct rows_with_plans {
 };
 
 namespace detail {
-/// `starts(t, begin)`: whether the plan of row t's sentence stands before row t of a chunk that begins at row `begin`.
+/// `starts(s, last)`: whether the plan of sentence s stands before this row of it, `last` being the latest sentence of the chunk before the
+/// row, -1 if there was none. Rows of no sentence are passed over.
 template <class Starts>
 rows_with_plans with_plans(const host_rows& batch, int rows_per_plan, const Starts& starts) {
   const std::size_t n = batch.tokens.size();
@@ -46,6 +47,12 @@ rows_with_plans with_plans(const host_rows& batch, int rows_per_plan, const Star
     throw shape_error("plan rows: " + std::to_string(n) + " tokens, " + std::to_string(batch.targets.size()) + " targets, " +
                       std::to_string(batch.sentence.size()) + " sentence numbers and offsets that end at " +
                       std::to_string(batch.offsets.empty() ? 0 : batch.offsets.back()) + "; all must agree");
+  if (batch.offsets.front() != 0)
+    throw shape_error("plan rows: offsets that begin at " + std::to_string(batch.offsets.front()) + ", expected 0");
+  for (std::size_t chunk = 0; chunk + 1 < batch.offsets.size(); ++chunk)
+    if (batch.offsets[chunk] > batch.offsets[chunk + 1])
+      throw shape_error("plan rows: chunk " + std::to_string(chunk) + " begins at row " + std::to_string(batch.offsets[chunk]) +
+                        " and ends at " + std::to_string(batch.offsets[chunk + 1]) + "; offsets must not fall");
   rows_with_plans out;
   out.offsets.push_back(0);
   for (std::size_t chunk = 0; chunk + 1 < batch.offsets.size(); ++chunk) {
@@ -53,11 +60,13 @@ rows_with_plans with_plans(const host_rows& batch, int rows_per_plan, const Star
       out.positions.push_back(static_cast<int>(out.tokens.size()) - out.offsets.back());
       out.tokens.push_back(token), out.targets.push_back(target), out.plan.push_back(plan), out.row.push_back(row);
     };
+    int last = -1;
     for (int t = batch.offsets[chunk]; t < batch.offsets[chunk + 1]; ++t) {
       const auto at = static_cast<std::size_t>(t);
       const int s = batch.sentence[at];
-      if (s >= 0 && starts(at, static_cast<std::size_t>(batch.offsets[chunk])))
+      if (s >= 0 && starts(s, last))
         for (int j = 0; j < rows_per_plan; ++j) add(-1, -1, s * rows_per_plan + j, -1);
+      if (s >= 0) last = s;
       add(batch.tokens[at], batch.targets[at], -1, t);
     }
     out.offsets.push_back(static_cast<int>(out.tokens.size()));
@@ -66,16 +75,15 @@ rows_with_plans with_plans(const host_rows& batch, int rows_per_plan, const Star
 }
 }  // namespace detail
 
-/// P rows wherever a sentence begins, and where a chunk does.
-/// Errors: shape_error if P is negative or the spans disagree.
+/// P rows wherever a sentence begins, and before the first row of a sentence in a chunk. Rows of no sentence (below 0) end none: a sentence
+/// that goes on behind them gets its plan once.
+/// Errors: shape_error if P is negative, the spans disagree, or the offsets do not begin at 0 or fall.
 inline rows_with_plans insert_plan_rows(const host_rows& batch, int rows_per_plan) {
-  return detail::with_plans(batch, rows_per_plan, [&](std::size_t t, std::size_t begin) {
-    return t == begin || batch.sentence[t] != batch.sentence[t - 1];
-  });
+  return detail::with_plans(batch, rows_per_plan, [](int s, int last) { return s != last; });
 }
-/// P rows where a chunk begins.
+/// P rows where a chunk begins: before its first row that belongs to a sentence. Errors: the same.
 inline rows_with_plans prefix_plan_rows(const host_rows& batch, int rows_per_plan) {
-  return detail::with_plans(batch, rows_per_plan, [](std::size_t t, std::size_t begin) { return t == begin; });
+  return detail::with_plans(batch, rows_per_plan, [](int, int last) { return last < 0; });
 }
 
 }  // namespace planlm
