@@ -341,6 +341,17 @@ TEST_CASE("standing rows that advance give the bits of one step after the other"
   CHECK(same_bits(run(true), run(false)));
 }
 
+TEST_CASE("a cache whose new rows find no memory holds what it held") {
+  using B = cpu<float>;
+  context<B> cx(B::queue(1), 4096);
+  kv_cache<B> cache(cx, 1, {2, 2, 4, true}, 2, 100000);
+  const std::vector<int> slots{0, 1}, few{2, 3}, many{90000, 1};
+  cache.extend(cx, slots, few);
+  CHECK_THROWS_AS(cache.extend(cx, slots, many), memory_error);
+  CHECK(cache.length(0) == 2);
+  CHECK(cache.length(1) == 3);
+}
+
 TEST_CASE("a cache that is full says so, names the sequence, and stays as it was") {
   using B = cpu<float>;
   context<B> cx;

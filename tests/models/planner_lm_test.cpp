@@ -414,6 +414,15 @@ TEST_CASE("a model called as frozen refuses to hand out gradients of the languag
   joint<planner_lm<B>> run(batch, small_model(), small_planner());
   run.frozen = true;
   CHECK_THROWS_WITH(run.run(), "planner_lm: called as frozen, but a gradient of the language model is wanted");
+  // The pullback refuses before it adds anything.
+  run.zero_grads();
+  auto scope = run.cx.scope();
+  const values c = normal_values(batch.sentences * run.model.adapters.adapter.inputs(), 5);
+  auto [h, pullback] = run.model(run.cx, run.theta.weights, batch.view<B>(),
+                                 const_tensor<B>(c.data(), batch.sentences, run.model.adapters.adapter.inputs()), true);
+  const values dh = normal_values(h.size(), 6);
+  CHECK_THROWS_AS(pullback(const_tensor<B>(dh.data(), h.rows(), h.cols()), run.theta.grads), planlm::error);
+  CHECK(all_zero(testing::read_all(run.cx, run.theta, true)));
 }
 
 TEST_CASE("the first adapted block is one of the blocks") {

@@ -1,8 +1,12 @@
 /// Text from a language model, several sequences at once, with a new plan at every sentence boundary.
 ///
-///     generator gen(cx, model, theta.weights, {.sequences = 8, .longest = 256, .ends = ends_of_sentences},
-///     philox{seed}); gen.start(0, {.tokens = {bos}}); while (gen.step([&](std::span<const int> slots) {
-///     return weights_for(slots); })) {}      // a plain model: gen.step() gen.text(0).tokens;
+///     generation_options how{.sequences = 8, .longest = 256, .ends = ends_of_sentences};
+///     generator gen(cx, model, theta.weights, how, philox{seed});
+///     gen.start(0, {.tokens = {bos}});
+///     while (gen.step([&](std::span<const int> slots) { return weights_for(slots); })) {}
+///     gen.text(0).tokens;
+///
+/// A plain model takes no plans: gen.step().
 ///
 /// Row t of a text predicts token t + 1 under the plan of the sentence that holds token t + 1 (2410.12492's
 /// code: gamma(t)), so a new plan is asked for once a sentence has ended and before its last token is run. A
@@ -14,7 +18,8 @@
 ///
 /// A draw has the place number * longest + position in the text: a text depends on its number, its prompt and
 /// its plans, not on its slot, its neighbours or threads. With `recompute` every step runs the packed forward
-/// pass over the whole window: on the CPU the same bits, slowly.
+/// pass over the whole window, slowly. Both hold on the CPU to the bit; elsewhere up to the rounding of
+/// logits, for how a product is summed may depend on its number of rows; a near draw then falls otherwise.
 #pragma once
 #include <concepts>
 #include <cstddef>
@@ -114,9 +119,10 @@ class generator {
   /// sentences text(slot).sentence.back() that are about to begin. Returns how many texts went on; 0: all are
   /// finished. Errors: shape_error for plans of another size, numeric_error for logits that are no numbers.
   template <class Planner>
-  requires plans &&
-      std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>, plan_answer<accum>>
-          index_t step(const Planner& plan) {
+    requires plans &&
+             std::convertible_to<std::invoke_result_t<const Planner&, std::span<const int>>,
+                                 plan_answer<accum>>
+  index_t step(const Planner& plan) {
     find_live();
     ask(plan);
     return draw();

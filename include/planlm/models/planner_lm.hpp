@@ -98,7 +98,8 @@ struct planner_lm {
   }
 
   /// Inputs c (S, inputs) of the adapters given: the language model alone. pullback(dhidden, g, want_dc) -> dc (S, inputs), empty if not
-  /// wanted. `frozen` says that no gradient of the language model will be wanted: blocks below the first adapter then keep nothing.
+  /// wanted. `frozen` says that no gradient of the language model will be wanted: blocks below the first adapter then keep nothing,
+  /// and a pullback that is given one to write throws planlm::error before it writes any.
   auto operator()(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> c, bool frozen = false) const {
     if (c.rows() != batch.sentences || c.cols() != adapters.adapter.inputs())
       throw shape_error("planner_lm: the adapters' input is (" + std::to_string(c.rows()) + ", " + std::to_string(c.cols()) +
@@ -119,13 +120,11 @@ struct planner_lm {
     return vjp{h, [&cx, lower_pullback = lower_pullback, upper_pullback = upper_pullback, norm_pullback = norm_pullback, c, lm = lm,
                    depth = adapters.depth, frozen](const_tensor<B> dh, params& g, bool want_dc = true) {
                  const bool wants_lm = wants_gradient(lm, g.lm);        // also gives `g.lm = {}` its depth
+                 if (wants_lm && frozen) throw error("planner_lm: called as frozen, but a gradient of the language model is wanted");
                  g.adapters.resize(static_cast<std::size_t>(depth));
                  const tensor<B> dc = want_dc ? cx.make_zero(c.rows(), c.cols()) : tensor<B>{};
                  const const_tensor<B> dlower = upper_pullback(norm_pullback(dh, g.lm.norm), g, dc);
-                 if (wants_lm) {
-                   if (frozen) throw error("planner_lm: called as frozen, but a gradient of the language model is wanted");
-                   lower_pullback(dlower, g.lm);
-                 }
+                 if (wants_lm) lower_pullback(dlower, g.lm);
                  return const_tensor<B>(dc);
                }};
   }

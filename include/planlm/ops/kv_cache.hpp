@@ -45,7 +45,8 @@ concept HasDecodeAttention = requires(typename B::queue& q, attention_shape shap
   B::decode_attention(q, shape, x, rows, cache, y);
 };
 
-/// The caches of all layers of a model and how many tokens each sequence holds. Owns its memory; nothing is allocated after construction.
+/// The caches of all layers of a model and how many tokens each sequence holds. Owns its memory, all of it from
+/// construction on; but the host's list of the rows of one extend grows to the longest so far.
 template <Backend B>
 class kv_cache {
  public:
@@ -54,7 +55,10 @@ class kv_cache {
   kv_cache(context<B>& cx, index_t layers, attention_shape shape, index_t sequences, index_t capacity, index_t sum_columns = 0)
       : layers_(layers), width_(shape.kv_width()), sum_columns_(sum_columns), capacity_(capacity),
         lengths_(checked(layers, shape, sequences, capacity)), values_(cx, 2 * layers * sequences * capacity * width_),
-        sums_(cx, layers * sequences * capacity * sum_columns) {}
+        sums_(cx, layers * sequences * capacity * sum_columns) {
+    taken_.resize(lengths_.size());
+    equal_.reserve(lengths_.size());
+  }
 
   index_t layers() const { return layers_; }
   index_t sequence_count() const { return static_cast<index_t>(lengths_.size()); }
@@ -75,7 +79,8 @@ class kv_cache {
   }
 
   /// Makes room for counts[i] more tokens of sequence slots[i]; their rows lie in this order. The result's views end with the scope of `cx`.
-  /// Errors, which change nothing: input_error where a sequence would exceed the capacity, shape_error for slots that do not exist or repeat.
+  /// Errors, which leave every sequence as it was: input_error where one would exceed the capacity, shape_error for slots that do not exist or
+  /// repeat, memory_error where the arena is full.
   decoding_rows<B> extend(context<B>& cx, std::span<const int> slots, std::span<const int> counts) {
     check(slots, counts);
     index_t rows = 0, longest = 0;
@@ -87,14 +92,14 @@ class kv_cache {
     offset[0] = 0;
     bool from_start = true;
     for (std::size_t i = 0, r = 0; i < s; ++i) {
-      int& length = lengths_[static_cast<std::size_t>(slots[i])];
+      const int length = lengths_[static_cast<std::size_t>(slots[i])];
       from_start = from_start && length == 0;
       for (int t = 0; t < counts[i]; ++t, ++r) position[r] = length + t, slot[r] = slots[i];
-      length += counts[i];
       offset[i + 1] = offset[i] + counts[i];
-      longest = std::max<index_t>(longest, length);
+      longest = std::max<index_t>(longest, length + counts[i]);
     }
     const auto there = cx.upload(staged_);
+    for (std::size_t i = 0; i < s; ++i) lengths_[static_cast<std::size_t>(slots[i])] += counts[i];  // nothing throws any more
     const auto part = [&](const int* at, std::size_t size) { return indices<B>(there.data + (at - offset), size); };
     return {{part(offset, s + 1), offset, part(position, n)}, part(slot, n), slot, position, longest, from_start};
   }
@@ -114,13 +119,14 @@ class kv_cache {
   }
   /// Errors: input_error where a sequence would exceed the capacity; ask before the steps run.
   void advanced(std::span<const int> slots, int steps) {
-    check(slots, std::vector<int>(slots.size(), steps));
+    equal_.assign(slots.size(), steps);
+    check(slots, equal_);
     for (const int s : slots) lengths_[static_cast<std::size_t>(s)] += steps;
   }
   /// One more token of each of these sequences.
   decoding_rows<B> step(context<B>& cx, std::span<const int> slots) {
-    ones_.assign(slots.size(), 1);
-    return extend(cx, slots, ones_);
+    equal_.assign(slots.size(), 1);
+    return extend(cx, slots, equal_);
   }
 
   struct next_position {
@@ -135,12 +141,12 @@ class kv_cache {
                         std::to_string(capacity) + " tokens of width " + std::to_string(shape.kv_width()) + "; all must be positive");
     return std::vector<int>(static_cast<std::size_t>(sequences));
   }
-  void check(std::span<const int> slots, std::span<const int> counts) const {
+  void check(std::span<const int> slots, std::span<const int> counts) {
     if (slots.size() != counts.size() || slots.empty())
       throw shape_error("kv_cache: " + std::to_string(slots.size()) + " sequences but " + std::to_string(counts.size()) + " counts");
-    std::vector<char> taken(lengths_.size());
+    std::fill(taken_.begin(), taken_.end(), char{0});
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      if (slots[i] < 0 || slots[i] >= sequence_count() || taken[static_cast<std::size_t>(slots[i])]++)
+      if (slots[i] < 0 || slots[i] >= sequence_count() || taken_[static_cast<std::size_t>(slots[i])]++)
         throw shape_error("kv_cache: sequence " + std::to_string(slots[i]) + " is named twice or is none of the cache's " +
                           std::to_string(sequence_count()));
       const int now = lengths_[static_cast<std::size_t>(slots[i])];
@@ -153,7 +159,8 @@ class kv_cache {
   }
 
   index_t layers_, width_, sum_columns_, capacity_;
-  std::vector<int> lengths_, staged_, ones_;
+  std::vector<int> lengths_, staged_, equal_;
+  std::vector<char> taken_;
   buffer<B> values_;
   buffer<B, typename B::accum> sums_;
 };
