@@ -64,6 +64,23 @@ TEST_CASE("where all values are powers of two, so are the ticks of a logarithmic
   CHECK(axis(paths, false, 0, 100, 5, false).texts() == strings{"20", "40", "60"});
 }
 
+TEST_CASE("few whole numbers have a tick each, and one value has one") {
+  const auto ticks = [](const std::vector<double>& values) {
+    few_values few;
+    for (const double v : values) few.include(v);
+    return few.ticks();
+  };
+  using numbers = std::vector<double>;
+  CHECK(ticks({4, 1, 2, 3, 2, 1}) == numbers{1, 2, 3, 4});
+  CHECK(ticks({1, 2, 3, 4, 5, 6, 7}).size() == 7);
+  CHECK(ticks({1, 2, 3, 4, 5, 6, 7, 8}).empty());
+  CHECK(ticks({1, 1.5}).empty());
+  CHECK(ticks({1, 24000}).empty());  // far apart: round numbers say more
+  CHECK(ticks({2.7, 2.7}) == numbers{2.7});
+  CHECK(ticks({}).empty());
+  CHECK(axis(between(1, 4), true, 0, 100, 5, false, {1, 2, 3, 4}).texts() == strings{"1", "2", "3", "4"});
+}
+
 TEST_CASE("a rounded axis starts and ends at ticks; one value lies in the middle") {
   const axis rounded(between(2.2, 9.7), false, 0, 100, 5, true);
   CHECK(rounded.ticks().front() == 2);

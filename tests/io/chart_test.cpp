@@ -82,6 +82,31 @@ TEST_CASE("a logarithmic axis leaves out what is not above 0") {
   CHECK(holds(figure, "leave gaps: 1."));
 }
 
+TEST_CASE("few whole numbers across are written as they are, and a point alone has its number below") {
+  const auto numbers = [](const std::vector<double>& x, bool logarithmic) {
+    const std::vector<series> curves = {{"a", x, std::vector<double>(x.size(), 100)}};
+    const std::string figure = line_chart({.title = "t", .log_x = logarithmic}, curves);
+    std::string row;
+    const std::string where = "y=\"220\" class=\"middle\">";
+    for (auto at = figure.find(where); at != std::string::npos; at = figure.find(where, at + 1))
+      row += figure.substr(at + where.size(), figure.find('<', at) - at - where.size()) + " ";
+    return row;
+  };
+  for (const bool logarithmic : {false, true}) {
+    CHECK(numbers({1, 2}, logarithmic) == "1 2 ");
+    CHECK(numbers({1, 2, 3, 4}, logarithmic) == "1 2 3 4 ");
+    CHECK(numbers({3}, logarithmic) == "3 ");
+  }
+  CHECK(numbers({1, 3}, false) == "1 3 ");
+  CHECK(numbers({0, 0.5, 1}, false) == "0.0 0.2 0.4 0.6 0.8 1.0 ");
+}
+
+TEST_CASE("only a chart that is much taller than wide is called tall") {
+  const std::vector<interval_bar> few(3, {"a", 1, 0, 2}), many(40, {"a", 1, 0, 2});
+  CHECK(holds(interval_chart({.title = "t"}, few), "<figure class=\"chart\">"));
+  CHECK(holds(interval_chart({.title = "t"}, many), "<figure class=\"chart tall\">"));
+}
+
 TEST_CASE("a long curve is thinned, and its spikes stay") {
   std::vector<series> curves = {{"a", {}, {}}};
   for (int i = 0; i < 100000; ++i) {

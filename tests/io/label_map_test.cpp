@@ -57,7 +57,17 @@ TEST_CASE("names touch neither each other nor dots") {
     boxes.push_back(box);
   }
   CHECK(boxes.size() > 48);
-  if (boxes.size() < 64) CHECK(holds(figure, std::to_string(64 - boxes.size()) + " names have no room here"));
+}
+
+TEST_CASE("a map says where the names are that found no room, and not only to those with a pointer") {
+  const std::vector<map_point> heap(200, {1, 1, 1, "one of many", ""});
+  const std::string figure = map_chart({.title = "t"}, heap);
+  const std::size_t unnamed = 200 - occurrences(figure, "<text ");
+  REQUIRE(unnamed > 1);
+  CHECK(
+      holds(figure, std::to_string(unnamed) + " names that found no room here are in the list of labels."));
+  CHECK_FALSE(holds(figure, "pointer"));
+  CHECK(occurrences(figure, "one of many. ") == 200);  // the description names them all
 }
 
 TEST_CASE("a map draws what can be drawn, and says so when that is nothing") {

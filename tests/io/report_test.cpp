@@ -1,6 +1,7 @@
 #include <planlm/io/chart.hpp>
 #include <planlm/io/label_map.hpp>
 #include <planlm/io/report.hpp>
+#include <sstream>
 
 #include "../catch.hpp"
 #include "balanced.hpp"
@@ -115,8 +116,31 @@ TEST_CASE("a page without sections is a page") {
 
 TEST_CASE("the environment is named") {
   const auto facts = environment_facts();
-  REQUIRE(facts.size() == 3);
+  REQUIRE(facts.size() >= 4);
   CHECK(facts[0].key == "compiler");
-  CHECK_FALSE(facts[0].value.empty());
-  CHECK(facts[2].key == "hardware threads");
+  CHECK(facts[1].key == "instruction set");
+  CHECK(facts.back().key == "hardware threads");
+  for (const auto& f : facts) CHECK_FALSE(f.value.empty());
+#if !defined(__AVX2__)
+  CHECK(facts[1].value == "baseline");
+#else
+  CHECK(facts[1].value.starts_with("AVX"));
+#endif
+}
+
+TEST_CASE("the processor's name is read where the system gives one") {
+  const auto name = [](const std::string& text) {
+    std::istringstream cpuinfo(text);
+    return detail::processor_name(cpuinfo);
+  };
+  CHECK(name("processor\t: 0\nmodel\t\t: 8\nmodel name\t: A CPU: @ 2 GHz\nmodel name\t: another\n") ==
+        "A CPU: @ 2 GHz");
+  CHECK(name("processor\t: 0\nCPU implementer\t: 0x41\n") == "");
+  for (const char* text : {"", "model name", "model name\t:", "model name\t: "}) CHECK(name(text) == "");
+}
+
+TEST_CASE("captions stand above their charts, on every width") {
+  const std::string page = report("t").section("").chart(figure()).html();
+  CHECK(page.find("<figcaption>") < page.find("role=\"img\""));
+  CHECK_FALSE(holds(page, "order:"));
 }

@@ -199,13 +199,15 @@ TEST_CASE("MAUVE gives the same bits for one seed and any number of threads") {
   CHECK(mauve(p, q, 4, options).p != one.p);
 }
 
-TEST_CASE("there are a tenth as many clusters as texts in the smaller set, two at least") {
+TEST_CASE("there are a tenth as many clusters as texts in the smaller set, halves to even, two at least") {
   const auto clusters = [](index_t n, index_t m) {
     return mauve(cloud(n, 0, 1), cloud(m, 0, 2), 4).p.size();
   };
   CHECK(clusters(1, 1) == 2);
   CHECK(clusters(24, 100) == 2);
-  CHECK(clusters(100, 25) == 3);
+  CHECK(clusters(100, 25) == 2);
+  CHECK(clusters(100, 26) == 3);
+  CHECK(clusters(35, 100) == 4);
   CHECK(clusters(104, 105) == 10);
 }
 

@@ -1,13 +1,15 @@
 /// An axis of a chart: where a value lies, and which round numbers are written beside it.
 ///
 /// Ticks are 1, 2 or 5 times a power of ten. On a logarithmic axis they may be powers of two, where all data
-/// are.
+/// are; an axis may also be given ticks of its own, such as the few values that there are.
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <planlm/io/markup.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace planlm::detail {
@@ -86,10 +88,32 @@ struct range {
   bool empty() const { return low > high; }
 };
 
+/// Values of which there are so few that each can have a tick: whole numbers such as epochs, or one value
+/// alone.
+class few_values {
+ public:
+  void include(double value) {
+    if (values_.size() > most || std::binary_search(values_.begin(), values_.end(), value)) return;
+    values_.insert(std::lower_bound(values_.begin(), values_.end(), value), value);
+    whole_ = whole_ && std::abs(value) < 10000 && value == std::round(value);
+  }
+  /// None where round numbers say more.
+  std::vector<double> ticks() const {
+    return values_.size() == 1 || (whole_ && values_.size() <= most) ? values_ : std::vector<double>{};
+  }
+
+ private:
+  static constexpr std::size_t most = 7;
+  std::vector<double> values_;  // distinct, ascending; one more than `most` are too many
+  bool whole_ = true;
+};
+
 class axis {
  public:
-  /// [low, high] lies from `from` to `to` units. `round`: the ends move out to ticks.
-  axis(range values, bool logarithmic, double from, double to, int most, bool round)
+  /// [low, high] lies from `from` to `to` units. `round`: the ends move out to ticks. `ticks`, where there
+  /// are any, stand in place of round numbers.
+  axis(range values, bool logarithmic, double from, double to, int most, bool round,
+       std::vector<double> ticks = {})
       : low_(values.low), high_(values.high), from_(from), to_(to), logarithmic_(logarithmic) {
     if (high_ - low_ <= 1e-9 * std::abs(high_)) {  // one value lies in the middle
       const double around = high_ == 0 ? 1 : 0.1 * std::abs(high_);
@@ -99,7 +123,9 @@ class axis {
       const double step = round_step((high_ - low_) / most);
       low_ = step * std::floor(low_ / step + 1e-9), high_ = step * std::ceil(high_ / step - 1e-9);
     }
-    if (logarithmic && values.powers_of_two && values.high > values.low) {
+    if (!ticks.empty()) {
+      ticks_ = std::move(ticks);
+    } else if (logarithmic && values.powers_of_two && values.high > values.low) {
       const int every = 1 + std::ilogb(high_ / low_) / 9;
       for (double tick = low_; tick <= high_; tick = std::ldexp(tick, every)) ticks_.push_back(tick);
     } else {

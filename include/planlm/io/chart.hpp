@@ -56,7 +56,8 @@ inline std::string figure(const chart_options& options, double height, const std
   if (!options.caption.empty()) caption += joined(" ", element("span", "", escaped(options.caption)));
   const std::string words = joined(tooltip(options.title), element("desc", "", escaped(description)), "\n");
   const std::string box = joined("viewBox=\"0 0 ", at(chart_width), " ", at(height), "\" role=\"img\"");
-  return joined("<figure class=\"chart\">", element("figcaption", "", caption + legend), "\n",
+  const char* look = height > 1.2 * chart_width ? "chart tall" : "chart";
+  return joined("<figure class=\"", look, "\">", element("figcaption", "", caption + legend), "\n",
                 element("svg", box, words + drawing), "</figure>\n");
 }
 
@@ -233,6 +234,7 @@ inline std::string legend(std::span<const series> curves, const axis& x, const a
 inline std::string line_chart(const chart_options& options, std::span<const series> curves) {
   using namespace detail;
   range xs, ys;
+  few_values places;
   std::size_t gaps = 0;
   for (const auto& curve : curves)
     for (std::size_t i = 0; i < std::min(curve.x.size(), curve.y.size()); ++i) {
@@ -242,7 +244,7 @@ inline std::string line_chart(const chart_options& options, std::span<const seri
         ++gaps;
         continue;
       }
-      xs.include(curve.x[i]), ys.include(curve.y[i]);
+      xs.include(curve.x[i]), ys.include(curve.y[i]), places.include(curve.x[i]);
     }
   if (xs.empty()) return empty_figure(options);
   if (options.reference) ys.include(*options.reference, options.log_y);
@@ -251,7 +253,7 @@ inline std::string line_chart(const chart_options& options, std::span<const seri
   constexpr double top = 28, bottom = 204, right = chart_width - 6;
   const axis y(ys, options.log_y, bottom, top, 5, true);
   const double left = y.widest_text() + 8;
-  const axis x(xs, options.log_x, left + 4, right - 4, 5, false);
+  const axis x(xs, options.log_x, left + 4, right - 4, 5, false, places.ticks());
   std::string drawing = draw_x_axis(x, top, bottom, options.x_title) + draw_y_axis(options, y, left, right);
   drawing += svg_line(left, bottom, right, bottom, "base") + "\n" + draw_level(options, y, left, right);
   std::string words;

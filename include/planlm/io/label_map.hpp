@@ -1,7 +1,8 @@
 /// A map of labels: a dot for each at its place in the plane, its area in proportion to a weight.
 ///
 /// The name stands in the dot, else beside it, where it touches neither other dots nor other names; a name
-/// without such a place is told by the tooltip alone. Both axes have one scale, so that distances can be
+/// without such a place is told by the tooltip, and the caption sends those who have no pointer to the list
+/// of labels: put report::label_cards on the page too. Both axes have one scale, so that distances can be
 /// compared.
 #pragma once
 #include <algorithm>
@@ -172,8 +173,8 @@ inline std::string map_chart(const chart_options& options, std::span<const map_p
   chart_options told = options;
   if (unnamed > 0)
     told.caption += joined(told.caption.empty() ? "" : " ", std::to_string(unnamed),
-                           unnamed == 1 ? " name has" : " names have",
-                           " no room here; rest the pointer on a dot to read its name.");
+                           unnamed == 1 ? " name that" : " names that", " found no room here ",
+                           unnamed == 1 ? "is" : "are", " in the list of labels.");
   const std::string frame =
       joined("<rect ", placed("x", 0.5, "y", 0.5, "width", chart_width - 1, "height", height - 1),
              " rx=\"6\" class=\"map\"/>\n");

@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <fstream>
+#include <istream>
 #include <optional>
 #include <planlm/core/error.hpp>
 #include <planlm/io/markup.hpp>
@@ -54,17 +56,42 @@ struct label_card {
   std::vector<std::string> typical;  // the most typical first
 };
 
-/// What the numbers of a run may depend on besides its flags: compiler, system, threads of the processor.
+namespace detail {
+
+/// The name of the processor in the text of /proc/cpuinfo; empty where it gives none, as on ARM.
+inline std::string processor_name(std::istream& cpuinfo) {
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (!line.starts_with("model name")) continue;
+    const auto begin = line.find_first_not_of(" \t", std::min(line.find(':'), line.size() - 1) + 1);
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+}  // namespace detail
+
+/// What the numbers of a run may depend on besides its flags: compiler, the instructions it was allowed to
+/// use, system, processor.
 inline std::vector<fact> environment_facts() {
+#if defined(__AVX512F__)
+  const char* instructions = "AVX-512";
+#elif defined(__AVX2__)
+  const char* instructions = "AVX2";
+#else
+  const char* instructions = "baseline";
+#endif
 #if defined(__clang__)
   const std::string compiler = std::string("Clang ") + __clang_version__;
 #else
   const std::string compiler = std::string("GCC ") + __VERSION__;
 #endif
-  std::vector<fact> facts = {{"compiler", compiler}};
+  std::vector<fact> facts = {{"compiler", compiler}, {"instruction set", instructions}};
   utsname system = {};
   if (::uname(&system) == 0)
     facts.push_back({"system", std::string(system.sysname) + " " + system.release + ", " + system.machine});
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  const std::string processor = detail::processor_name(cpuinfo);
+  if (!processor.empty()) facts.push_back({"processor", processor});
   facts.push_back({"hardware threads", std::to_string(std::thread::hardware_concurrency())});
   return facts;
 }

@@ -41,20 +41,20 @@ figcaption strong { font-size: 1rem; color: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; margin: auto 0 0; padding: 0.35rem 0 0; list-style: none; color: var(--ink); }
 .legend li { display: flex; min-width: 0; align-items: center; gap: 0.35rem; }
 .key { width: 22px; height: 8px; flex: none; }
-@media (min-width: 52rem) { .chart:last-child:nth-child(odd) { grid-column: 1 / -1; grid-row: span 1; grid-template-rows: auto;
-  grid-template-columns: 1fr 1fr; column-gap: 2.5rem; }
-  .chart:last-child:nth-child(odd) > figcaption { order: 2; padding-top: 0.5rem; }
-  .chart:last-child:nth-child(odd) .legend { margin-top: 0.25rem; flex-direction: column; } }
+/* A chart alone in its group is drawn larger, a tall one less so; its words and lines are not. */
+@media (min-width: 52rem) { .chart:only-child { grid-column: 1 / -1; width: 44rem; } .chart.tall:only-child { width: 32rem; }
+  .chart:only-child > svg { --word: 8px; --pen: 0.6; } .chart.tall:only-child > svg { --word: 10.5px; --pen: 0.8; } }
 
-svg text { font-size: 12px; fill: var(--muted); }
+svg { --word: 12px; --pen: 1; }
+svg text { font-size: var(--word); fill: var(--muted); }
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
 svg .name, svg .figures.chosen { fill: var(--ink); } svg .chosen { font-weight: 600; }
 svg .figures { font-variant-numeric: tabular-nums; }
 svg .on { fill: var(--on); font-weight: 600; }
 .grid { stroke: var(--grid); } .base { stroke: var(--base); }
 .reference { stroke: var(--base); stroke-width: 1.25; stroke-dasharray: 4 3; } .reference.row { stroke-dasharray: none; }
-.line { fill: none; stroke: var(--c); stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round; }
-.dense { stroke-width: 1; stroke-linejoin: bevel; } .dashed { stroke-dasharray: 6 4; }
+.line { fill: none; stroke: var(--c); stroke-width: calc(1.75px * var(--pen)); stroke-linejoin: round; stroke-linecap: round; }
+.dense { stroke-width: calc(1px * var(--pen)); stroke-linejoin: bevel; } .dashed { stroke-dasharray: 6 4; }
 .dot { fill: var(--c); stroke: transparent; stroke-width: 10; }
 .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); } .c3 { --c: var(--c3); }
 .c4 { --c: var(--c4); } .c5 { --c: var(--c5); } .c6 { --c: var(--c6); } .c7 { --c: var(--c7); }

@@ -1,16 +1,20 @@
 /// Curves of a run from its metrics.jsonl, for the report page.
 ///
-/// A line of the log is an object with "seed", "stage", "step" and values; a value is named by its path, "smoothed" or "planner/entropy".
-/// Lines without it, and lines that are no objects, are passed over: a log that was cut short still gives a page.
+/// A line of the log is an object with "seed" (0 where there is none), "stage", "step" and values; a value is
+/// named by its path, "smoothed" or "planner/entropy". Lines without it, and damaged lines, are passed over: a
+/// log that was cut short still gives a page. Errors: none for what the log holds; a log that cannot be read
+/// has no curves.
 #pragma once
-#include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <planlm/io/chart.hpp>
 #include <string>
 #include <utility>
 #include <vector>
-#include <nlohmann/json.hpp>
-#include <planlm/io/chart.hpp>
 
 namespace planlm {
 
@@ -20,8 +24,24 @@ struct run_curve {
   series points;  // x: steps; its name is that of the stage
 };
 
-/// One curve for every seed and stage that has the value, in the order of their first line. A step logged again, by a run that was stopped
-/// between two checkpoints and went on, replaces what came after it.
+namespace detail {
+
+/// Nothing for a seed that is no number of a run.
+inline std::optional<int> seed_of(const nlohmann::json& line) {
+  const auto found = line.find("seed");
+  if (found == line.end()) return 0;
+  if (!found->is_number_integer()) return std::nullopt;
+  const auto fitting = [](auto seed) {
+    return std::in_range<int>(seed) ? std::optional(static_cast<int>(seed)) : std::nullopt;
+  };
+  return found->is_number_unsigned() ? fitting(found->get<std::uint64_t>())
+                                     : fitting(found->get<std::int64_t>());
+}
+
+}  // namespace detail
+
+/// One curve for every seed and stage that has the value, in the order of their first line. A step logged
+/// again, by a run that was stopped between two checkpoints and went on, replaces what came after it.
 inline std::vector<run_curve> run_curves(const std::filesystem::path& metrics, const std::string& value) {
   std::vector<run_curve> curves;
   std::ifstream in(metrics);
@@ -30,20 +50,19 @@ inline std::vector<run_curve> run_curves(const std::filesystem::path& metrics, c
     const auto j = nlohmann::json::parse(line, nullptr, false);
     if (!j.is_object() || !j.contains("stage") || !j.contains("step") || !j.contains(where)) continue;
     const auto& v = j.at(where);
-    if (!j.at("stage").is_string() || !j.at("step").is_number() || !(v.is_number() || v.is_null())) continue;
-    const int seed = j.value("seed", 0);
-    const std::string stage = j.at("stage");
+    const std::optional<int> seed = detail::seed_of(j);
+    if (!seed || !j.at("stage").is_string() || !j.at("step").is_number() || !(v.is_number() || v.is_null()))
+      continue;
+    const auto stage = j.at("stage").get<std::string>();
     run_curve* mine = nullptr;
     for (run_curve& c : curves)
-      if (c.seed == seed && c.stage == stage) mine = &c;
-    if (!mine) {
-      curves.push_back({seed, stage, {stage, {}, {}}});
-      mine = &curves.back();
-    }
-    const double step = j.at("step");
-    while (!mine->points.x.empty() && mine->points.x.back() >= step) mine->points.x.pop_back(), mine->points.y.pop_back();
-    mine->points.x.push_back(step);
-    mine->points.y.push_back(v.is_null() ? NAN : v.get<double>());
+      if (c.seed == *seed && c.stage == stage) mine = &c;
+    if (!mine) mine = &curves.emplace_back(run_curve{*seed, stage, {stage, {}, {}}});
+    series& points = mine->points;
+    const auto step = j.at("step").get<double>();
+    while (!points.x.empty() && points.x.back() >= step) points.x.pop_back(), points.y.pop_back();
+    points.x.push_back(step);
+    points.y.push_back(v.is_null() ? std::numeric_limits<double>::quiet_NaN() : v.get<double>());
   }
   return curves;
 }

@@ -6,12 +6,12 @@
 ///               whose area is c! c! / (2 c)!, 0.003968 for c = 5, and a little more over few l (trapezoids)
 ///
 /// Recipe, after the published program: one vector per text (rows of P [N, C] and Q [M, C]); scaled to length
-/// 1; k = max(2, min(N, M) / 10 rounded), at most the number of distinct vectors; k-means++ and Lloyd rounds
-/// on all N + M rows, the best of 5 restarts; 25 values of l from 1e-6 to 1 - 1e-6. Unlike there the vectors
-/// are not projected on the components that hold 90 % of the variance: that step is for encoders of a
-/// thousand columns, ours has few. So scores compare with each other under one encoder, not with published
-/// ones. Histograms are count / N; `pseudo_count` b smooths them to (count + b) / (N + k b), 1/2 being
-/// Krichevsky and Trofimov's (2212.14578).
+/// 1; k = max(2, min(N, M) / 10 rounded, halves to even), at most the number of distinct vectors; k-means++
+/// and Lloyd rounds on all N + M rows, the best of 5 restarts; 25 values of l from 1e-6 to 1 - 1e-6. Unlike
+/// there the vectors are not projected on the components that hold 90 % of the variance: that step is for
+/// encoders of a thousand columns, ours has few. So scores compare with each other under one encoder, not
+/// with published ones. Histograms are count / N; `pseudo_count` b smooths them to (count + b) / (N + k b),
+/// 1/2 being Krichevsky and Trofimov's (2212.14578).
 ///
 /// Rows are put into one order before clustering: the score does not depend on the order of the texts, nor on
 /// which set is called P, up to rounding. Same bits for any number of threads. Where clusters fall depends on
@@ -122,6 +122,12 @@ inline void append_unit_rows(std::span<const float> rows, index_t width, std::ve
   }
 }
 
+/// count / 10 rounded, halves to the even neighbour: 25 -> 2, 35 -> 4.
+inline index_t tenth(index_t count) {
+  const index_t whole = count / 10, rest = count % 10;
+  return whole + (rest > 5 || (rest == 5 && whole % 2 == 1));
+}
+
 /// Rows in one order whatever order they came in, and how many are distinct.
 struct row_order {
   std::vector<index_t> rows;
@@ -174,7 +180,7 @@ inline mauve_result mauve(std::span<const float> p, std::span<const float> q, in
   points.reserve(rows.size());
   for (const index_t row : order.rows)
     points.insert(points.end(), rows.begin() + row * width, rows.begin() + (row + 1) * width);
-  const index_t rule = std::max<index_t>(2, (std::min(from_p, from_q) + 5) / 10);
+  const index_t rule = std::max<index_t>(2, detail::tenth(std::min(from_p, from_q)));
   const index_t clusters = std::min(options.clusters > 0 ? options.clusters : rule, order.distinct);
   const kmeans_result fit = detail::best_of_restarts(points, width, clusters, options);
 
