@@ -80,6 +80,7 @@ std::vector<variant_plan> variants_of(const options& o) {
     v.labels_by = predictor::look_ahead;
     v.train.reach = {place::attention_output, start.train.reach.gate == gating::context ? gating::none : start.train.reach.gate, source::paths};
     v.train.paths = {by, count, steps};
+    if (by == path_rule::choice::fixed) v.train.weights = fixed{};
     v.test = v.train;
     v.control = by == path_rule::choice::fixed ? "" : "paths-fixed";
   };
