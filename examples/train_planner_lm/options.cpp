@@ -102,7 +102,7 @@ bool parse(int argc, char** argv, options& o, int& status) {
   word("--tuning", o.tuning, "of the language model beside its adapters: frozen, lora or full");
   whole("--prefix-rows", o.prefix_rows, "tokens of a prefix");
   whole("--paths", o.paths, "label paths that condition a sentence, in training");
-  whole("--steps", o.steps, "sentences that a path looks ahead");
+  whole("--path-steps", o.path_steps, "sentences that a path looks ahead");
   whole("--horizon", o.horizon, "steps that the look-ahead planner is trained on");
   whole("--plan-layers", o.plan_layers, "blocks of the look-ahead network and of what reads paths");
   whole("--rank", o.rank, "of low-rank updates");
@@ -188,8 +188,8 @@ void check(options& o) {
                       std::to_string(o.layers - 1));
   if (o.threads > 1024) throw input_error("--threads " + std::to_string(o.threads) + ": give at most 1024, best one per processor");
   if (o.threads == 0) o.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  if (o.steps > o.horizon)
-    throw input_error("--steps " + std::to_string(o.steps) + ": the look-ahead planner is trained on --horizon " + std::to_string(o.horizon));
+  if (o.path_steps > o.horizon)
+    throw input_error("--path-steps " + std::to_string(o.path_steps) + ": the look-ahead planner is trained on --horizon " + std::to_string(o.horizon));
   if (o.rank > o.width) throw input_error("--rank " + std::to_string(o.rank) + ": no more than --width " + std::to_string(o.width));
   const auto has_prefix = [&](const std::string& name) { return plan_of(name, o).train.reach.where == conditioning::place::prefix; };
   if (o.prefix_rows >= o.length && std::any_of(o.variants.begin(), o.variants.end(), has_prefix))

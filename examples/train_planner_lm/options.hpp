@@ -20,7 +20,7 @@ struct options {
   int labels = 64, label_width = 64, context = 16, planner_layers = 1, planner_heads = 2, planner_inner = 256;
   // how plans reach the language model, where a variant does not say otherwise
   std::string placement = "attention", gate = "none", tables = "per-layer", table_start = "centroids", tuning = "frozen";
-  int prefix_rows = 2, paths = 8, steps = 3, horizon = 4, plan_layers = 1, rank = 8;
+  int prefix_rows = 2, paths = 8, path_steps = 3, horizon = 4, plan_layers = 1, rank = 8;
   double alpha = 32, planner_loss = 0, unfreeze_at = 0.5;
   int unfreeze_step = 0;
   // training

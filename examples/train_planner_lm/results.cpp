@@ -119,7 +119,7 @@ void for_each_setting(Options& o, const F& f) {
   f("base_rate", o.base_rate), f("adapter_rate", o.adapter_rate), f("planner_rate", o.planner_rate);
   f("joint_planner_rate", o.joint_planner_rate), f("clip", o.clip);
   f("placement", o.placement), f("gate", o.gate), f("tables", o.tables), f("table_start", o.table_start), f("tuning", o.tuning);
-  f("prefix_rows", o.prefix_rows), f("paths", o.paths), f("steps", o.steps), f("horizon", o.horizon), f("plan_layers", o.plan_layers);
+  f("prefix_rows", o.prefix_rows), f("paths", o.paths), f("path_steps", o.path_steps), f("horizon", o.horizon), f("plan_layers", o.plan_layers);
   f("rank", o.rank), f("alpha", o.alpha), f("planner_loss", o.planner_loss), f("unfreeze_at", o.unfreeze_at);
   f("unfreeze_step", o.unfreeze_step), f("low_rank_rate", o.low_rank_rate), f("full_rate", o.full_rate);
 }

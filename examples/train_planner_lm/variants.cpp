@@ -85,9 +85,9 @@ std::vector<variant_plan> variants_of(const options& o) {
     v.control = by == path_rule::choice::fixed ? "" : "paths-fixed";
   };
   using choice = path_rule::choice;
-  paths("paths-fixed", "one path everywhere: what the encoder of paths brings without a plan", choice::fixed, 1, o.steps);
-  paths("path-argmax", "the most probable label at each of --steps steps", choice::most_probable, 1, o.steps);
-  paths("path-beam", "the best paths of a beam as wide as --paths", choice::beam, o.paths, o.steps);
+  paths("paths-fixed", "one path everywhere: what the encoder of paths brings without a plan", choice::fixed, 1, o.path_steps);
+  paths("path-argmax", "the most probable label at each of --path-steps steps", choice::most_probable, 1, o.path_steps);
+  paths("path-beam", "the best paths of a beam as wide as --paths", choice::beam, o.paths, o.path_steps);
   paths("paths-1-step", "--paths labels drawn, one step", choice::sampled, o.paths, 1);
   paths("paths-2-steps", "--paths paths of two steps drawn", choice::sampled, o.paths, 2);
   paths("paths-3-steps", "--paths paths of three steps drawn", choice::sampled, o.paths, 3);
