@@ -31,7 +31,7 @@ class experiment {
   bool lacks_writing(const variant_plan& plan, const variant_result& result) const;
   void write_and_score(const variant_plan& plan, const work& w, variant_result& result);
 
-  /// What section 15.1 asks before any comparison: is the next label predictable at all?
+  /// What must hold before any comparison means something: is the next label predictable at all?
   std::string label_report() const;
   int steps_per_epoch(int batch) const { return order({}, batch).steps_per_epoch(); }
   index_t train_sentences() const { return static_cast<index_t>(train_sentences_.size()); }
