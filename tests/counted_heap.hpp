@@ -1,40 +1,9 @@
-/// Counts every heap allocation of a program while asked to. It replaces operator new: one file of each test
-/// program includes it.
+/// Replaces operator new by one that counts (heap_requests.hpp): one file of each test program includes it.
 #pragma once
-#include <atomic>
 #include <cstddef>
-#include <cstdlib>
 #include <new>
 
-namespace planlm::testing {
-
-inline std::atomic<bool> counting{false};
-inline std::atomic<int> allocations{0};
-
-[[gnu::noinline]] inline void* counted(std::size_t bytes, std::size_t alignment) {
-  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
-  void* p = nullptr;
-  if (alignment <= alignof(std::max_align_t))
-    p = std::malloc(bytes ? bytes : 1);
-  else
-    p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (!p) throw std::bad_alloc{};
-  return p;
-}
-
-[[gnu::noinline]] inline void release(void* p) { std::free(p); }
-
-/// How often f() asked the heap for memory.
-template <class F>
-int heap_requests(const F& f) {
-  allocations = 0;
-  counting = true;
-  f();
-  counting = false;
-  return allocations;
-}
-
-}  // namespace planlm::testing
+#include "heap_requests.hpp"
 
 void* operator new(std::size_t bytes) { return planlm::testing::counted(bytes, 1); }
 void* operator new[](std::size_t bytes) { return planlm::testing::counted(bytes, 1); }

@@ -182,7 +182,7 @@ TEST_CASE("an adapter refuses embeddings of another width, and a gate that is no
                     "plan_adapter: embeddings are (2, 3), expected (S, 3); the gate is 4 wide, the adapter 5");
 }
 
-TEST_CASE("an adapter acts from the first step on: its W does not start at zero, its bias does") {
+TEST_CASE("a plan adapter acts from the first step on: its W does not start at zero, its bias does") {
   context<B> cx;
   const index_t c = 64, d = 48;
   parameters<plan_adapter<B>> theta(cx, plan_adapter<B>{c, d}, philox{1});

@@ -1,10 +1,7 @@
 #include <planlm/training/optimizer.hpp>
 
 #include <array>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <planlm/ops/cross_entropy.hpp>
 #include <planlm/testing/compare.hpp>
 #include <planlm/testing/lane_team.hpp>
@@ -15,32 +12,8 @@
 #include <vector>
 
 #include "../catch.hpp"
+#include "../heap_requests.hpp"
 #include "flat.hpp"
-
-namespace {
-std::atomic<long> allocations{0};
-
-// Not inlined: g++ would see malloc and free where it expects new and delete, and warn.
-[[gnu::noinline]] void* counted(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  void* p = std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
-  if (!p) throw std::bad_alloc{};
-  return p;
-}
-[[gnu::noinline]] void release(void* p) { std::free(p); }
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes, 16); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
-}
-// The address sanitizer has its own of every form not replaced, which would not pair with the deletes here.
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return counted(bytes, 16); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { release(p); }
-void operator delete(void* p) noexcept { release(p); }
-void operator delete(void* p, std::size_t) noexcept { release(p); }
-void operator delete(void* p, std::align_val_t) noexcept { release(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { release(p); }
 
 using namespace planlm;
 using testing::flat_view;
@@ -160,11 +133,11 @@ TEST_CASE("no step allocates from the heap, clipping included, once the arena ha
       optimiser.step(cx, flat_view(w), flat_view(g), 0.01, norm.factor);
     };
     step();
-    const long before = allocations;
-    for (int i = 0; i < 5; ++i) step();
-    CHECK(allocations - before == 0);
-    std::vector<float> counted_too(10);
-    CHECK(allocations - before == 1);
+    CHECK(testing::heap_requests([&] {
+            for (int i = 0; i < 5; ++i) step();
+          }) == 0);
+    std::vector<float> counted_too;
+    CHECK(testing::heap_requests([&] { counted_too.resize(10); }) == 1);
   });
 }
 
