@@ -113,7 +113,7 @@ void train(const options& o, const std::vector<std::string>& command) {
   std::cout << '\n' << d.description << '\n' << printed(results_rows(results, variants))
             << "Differences in nats per token, 95 % bootstrap over test documents; * : the interval leaves out 0.\n"
             << "its fixed: the variant that differs by the plan alone: fixed; fixed-lora and fixed-full where the language model is tuned so;\n"
-               "paths-fixed for paths. none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound.\n"
+               "paths-fixed, inserted-fixed and prefix-fixed for those. none: the base model, untrained on this stage. oracle-oracle is told the true label: a bound.\n"
             << (drawn.empty() ? "" : "\n") << drawn << (generated.empty() ? "" : "\nGenerated text: continuations of documents that were not trained on, and texts begun from nothing (latent ppl, MAUVE).\n")
             << generated << "report:  " << folder.file("report.html").string() << "\nresults: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
 }

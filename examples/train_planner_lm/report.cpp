@@ -232,7 +232,7 @@ void write_report(const run_folder& folder, const run_description& run, const wo
   add_perplexity(page, run, mine, o.variants);
   add_paths(page, mine, variants);
   page.section("The table", "Means over seeds. Differences in nats per token with 95 % intervals over documents; * where the interval leaves out 0. Its fixed: "
-                            "the variant that differs by the plan alone (fixed-lora, fixed-full or paths-fixed where fixed is not). Accuracy, "
+                            "the variant that differs by the plan alone (of the same tuning, encoder or rows, as fixed-lora is for mixture-joint-lora). Accuracy, "
                             "cross-entropy and entropy are those of the planner that the variant uses.");
   const auto [columns, rows] = results_rows(mine, variants);
   page.table(columns, rows, "Losses");

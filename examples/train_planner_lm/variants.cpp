@@ -106,14 +106,19 @@ std::vector<variant_plan> variants_of(const options& o) {
   tuned("mixture-frozen-full", "mixture, planner frozen, the whole language model trained", mixture{}, false, tuning::full);
   tuned("mixture-joint-full", "mixture, everything trained", mixture{}, true, tuning::full);
 
-  const auto placed = [&](const char* name, const char* about, place where) {
-    variant_plan& v = add("placements", name, about, mixture{}, mixture{});
+  const auto placed = [&](const char* name, const char* about, place where, const policy& p = mixture{}, const char* control = "fixed") {
+    variant_plan& v = add("placements", name, about, p, p);
+    v.control = control;
     v.train.reach = v.test.reach = {where, start.train.reach.gate == gating::context ? gating::none : start.train.reach.gate, source::table_per_layer};
   };
   placed("at-feed-forward", "frozen mixture, added at the feed-forward input", place::feed_forward_input);
   placed("at-embedding", "frozen mixture, added to the embedding", place::embedding);
-  placed("inserted-token", "frozen mixture, a token of its own at every sentence; windows hold less text", place::inserted);
-  placed("prefix", "frozen mixture, --prefix-rows tokens before every chunk, the plan of its first sentence; windows hold less text", place::prefix);
+  placed("inserted-fixed", "the same token of its own at every sentence: what a place to attend to brings without a plan", place::inserted, fixed{}, "");
+  placed("inserted-token", "frozen mixture, a token of its own at every sentence; windows hold less text", place::inserted, mixture{},
+         "inserted-fixed");
+  placed("prefix-fixed", "the same tokens before every chunk", place::prefix, fixed{}, "");
+  placed("prefix", "frozen mixture, --prefix-rows tokens before every chunk, the plan of its first sentence; windows hold less text", place::prefix,
+         mixture{}, "prefix-fixed");
 
   const auto gated = [&](const char* name, const char* about, gating gate) {
     variant_plan& v = add("gates", name, about, mixture{}, mixture{});
