@@ -7,11 +7,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <memory>
-#include <new>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -19,6 +17,7 @@
 #include <planlm/io/table.hpp>
 #include "train_planner_lm/experiment.hpp"
 #include "train_planner_lm/report.hpp"
+#include "trainer/program.hpp"
 
 namespace {
 
@@ -69,7 +68,7 @@ void train(const options& o, const std::vector<std::string>& command) {
   const std::unique_ptr<learner> device =
       o.device == "cuda" ? make_cuda_learner(sizes_of(o, d.vocabulary.size()), o.precision)
                          : make_cpu_learner(sizes_of(o, d.vocabulary.size()), o.threads);
-  run r(*device, folder, interrupt);
+  run r(device->random, folder, interrupt);
   std::vector<variant_result> results;
   std::vector<std::string> reports;
   std::vector<variant_plan> variants;
@@ -118,31 +117,17 @@ void train(const options& o, const std::vector<std::string>& command) {
             << generated << "report:  " << folder.file("report.html").string() << "\nresults: " << folder.file("results.json").string() << "   time: " << with_digits(seconds_since(begin) / 60, 1) << " min\n";
 }
 
-int explain(const std::string& what, int status) {
-  std::cerr << "train_planner_lm: " << what << '\n';
-  return status;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error with a message, not the end
   options o;
-  try {
+  const auto body = [&] {
     int status = 0;
     if (!parse(argc, argv, o, status)) return status;
     if (o.device == "cuda")
       if (const std::string complaint = cuda_complaint(); !complaint.empty()) throw input_error("--device cuda: " + complaint);
     train(o, std::vector<std::string>(argv, argv + argc));
     return 0;
-  } catch (const interrupted& stop) {
-    std::cerr << "\nStopped; what is finished is saved in " << o.out.string() << ". To go on, run the same command again.\n";
-    return 128 + stop.signal;
-  } catch (const input_error& e) {
-    return explain(e.what(), 2);
-  } catch (const std::bad_alloc&) {
-    return explain("out of memory; try a smaller --width, --length, --labels or --batch, or a smaller text", 1);
-  } catch (const std::exception& e) {
-    return explain(e.what(), 1);
-  }
+  };
+  return run_program("train_planner_lm", body, [&] { return o.out; }, "try a smaller --width, --length, --labels or --batch, or a smaller text");
 }

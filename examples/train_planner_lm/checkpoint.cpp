@@ -6,7 +6,7 @@
 #include <utility>
 #include <nlohmann/json.hpp>
 #include "batches.hpp"
-#include "stage.hpp"
+#include "trainer/stage.hpp"
 #include <planlm/io/encoder_file.hpp>
 #include <planlm/io/safetensors.hpp>
 

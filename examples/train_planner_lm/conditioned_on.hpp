@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 #include <vector>
-#include "parts_on.hpp"
+#include "trainer/parts_on.hpp"
 #include <planlm/models/generator.hpp>
 #include <planlm/models/planner_lm.hpp>
 #include <planlm/ops/cross_entropy.hpp>

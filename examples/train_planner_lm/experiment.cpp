@@ -509,7 +509,7 @@ void experiment::observe(const std::string& stage, index_t step, const part& p) 
     const auto row = logits.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(data_.row_of(s)) * labels);
     chosen.push_back(static_cast<std::int32_t>(std::max_element(row, row + static_cast<std::ptrdiff_t>(labels)) - row));
   }
-  run_.observe(seed_, stage, step, {{"accuracy", m.accuracy()}, {"cross_entropy", m.cross_entropy()}, {"entropy", m.entropy()},
+  run_.observe(seed_, stage, step, "planner", {{"accuracy", m.accuracy()}, {"cross_entropy", m.cross_entropy()}, {"entropy", m.entropy()},
                                     {"labels_in_use", std::exp(label_entropy(label_counts(chosen, options_.labels)))}});
 }
 

@@ -7,7 +7,7 @@
 #include <vector>
 #include "batches.hpp"
 #include "results.hpp"
-#include "stage.hpp"
+#include "trainer/stage.hpp"
 #include "variants.hpp"
 #include "writer.hpp"
 

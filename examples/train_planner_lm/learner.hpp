@@ -13,11 +13,12 @@
 #include <planlm/core/philox.hpp>
 #include <planlm/ops/sampling.hpp>
 #include <planlm/planning/mixing_policy.hpp>
-#include <planlm/training/parameters.hpp>
+#include "trainer/part.hpp"
 
 namespace train_planner_lm {
 
 using namespace planlm;
+using namespace trainer;
 
 /// Stands for oracle{labels of the batch}, which exist only once the batch does.
 struct oracle_labels {};
@@ -65,38 +66,9 @@ struct host_batch {
   std::span<const int> first_rows;                  // (S) rows from which a sentence's first token is predicted
 };
 
-/// What one step reports.
-struct step_result {
-  double loss;
-  index_t tokens;
-  double gradient;  // its norm; an optimiser skips a step where that is no finite number
-};
 struct learning_rates {
   double main, planner = 0, lm = 0;  // of adapters and encoders (or of the one part there is), of the planner, of the language model
   double clip = 1;                   // largest global gradient norm
-};
-
-/// Weights on the device; where they are trained, their gradients and AdamW. Values are float32 whatever the device computes in.
-class part {
- public:
-  virtual ~part() = default;
-  virtual const std::vector<parameter_slot>& slots() const = 0;
-  /// Values of all tensors, flat, padding included.
-  virtual index_t size() const = 0;
-  virtual std::vector<float> read() = 0;
-  virtual void write(std::span<const float> values) = 0;
-  /// Replaces the tensor `name`.
-  virtual void write(const std::string& name, std::span<const float> values) = 0;
-  /// Of another part of the same kind.
-  virtual void copy(const part& from) = 0;
-  /// Names of the optimiser's arrays, each of size(); none where nothing is trained.
-  virtual std::vector<std::string> moments() const = 0;
-  virtual std::vector<float> read_moment(std::size_t n) = 0;
-  virtual void write_moment(std::size_t n, std::span<const float> values) = 0;
-  /// Steps the optimiser has taken.
-  virtual index_t& count() = 0;
-  /// The first tensor with a value that is no finite number; empty if there is none.
-  virtual std::string first_not_finite() = 0;
 };
 
 struct learner_sizes {

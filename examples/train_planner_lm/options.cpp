@@ -1,149 +1,83 @@
 /// The command line.
 #include "options.hpp"
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <cstdlib>
-#include <system_error>
 #include <thread>
-#include <CLI/CLI.hpp>
 #include <planlm/core/error.hpp>
+#include "trainer/flags.hpp"
 #include "variants.hpp"
 
 namespace train_planner_lm {
-namespace {
 
-/// What is wrong with a number on the command line; empty if nothing is.
-std::string complaint_about_whole(const std::string& given, int least) {
-  constexpr int most = 1'000'000'000;
-  int value = 0;
-  const auto [end, failed] = std::from_chars(given.data(), given.data() + given.size(), value);
-  const bool fits = failed == std::errc{} && end == given.data() + given.size() && value >= least && value <= most;
-  return fits ? ""
-              : "give a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", not '" +
-                    given + "'";
-}
-std::string complaint_about_positive(const std::string& given) {
-  char* end = nullptr;
-  const double value = std::strtod(given.c_str(), &end);
-  const bool fits = !given.empty() && end == given.c_str() + given.size() && std::isfinite(value) && value > 0;
-  return fits ? "" : "give a number above 0, not '" + given + "'";
-}
-std::string complaint_about_share(const std::string& given, double most) {
-  char* end = nullptr;
-  const double value = std::strtod(given.c_str(), &end);
-  const bool fits = !given.empty() && end == given.c_str() + given.size() && value >= 0 && value <= most;
-  return fits ? "" : "give a number from 0 to " + std::to_string(static_cast<int>(most)) + ", not '" + given + "'";
-}
-std::string listed(const std::vector<std::string>& words) {
-  std::string list;
-  for (const std::string& word : words) list += (list.empty() ? "" : ", ") + word;
-  return list;
-}
-
-}  // namespace
+using trainer::listed;
 
 bool parse(int argc, char** argv, options& o, int& status) {
-  CLI::App app{"Trains a planner and a language model on a text, in every variant of the interface between them, and prints the table.\n"
-               "Running the same command again goes on where an interrupted run stopped."};
-  app.get_formatter()->column_width(34);
-  // Of a flag given twice the last counts, so that a script may set some and its user others.
-  const auto number = [&](const char* flag, auto& to, const char* help, auto check) {
-    CLI::Option* option = app.add_option(flag, to, help)->take_last()->check(check);
-    if (to != 0) option->capture_default_str();
-  };
-  const auto whole = [&](const char* flag, int& to, const char* help, int least = 1) {
-    number(flag, to, help, [least](const std::string& given) { return complaint_about_whole(given, least); });
-  };
-  const auto above_zero = [&](const char* flag, double& to, const char* help) {
-    number(flag, to, help, complaint_about_positive);
-  };
-  const auto share = [&](const char* flag, double& to, const char* help, double most) {
-    app.add_option(flag, to, help)->take_last()->capture_default_str()->check(
-        [most](const std::string& given) { return complaint_about_share(given, most); });
-  };
-  const auto word = [&](const char* flag, std::string& to, const char* help) {
-    app.add_option(flag, to, help)->take_last()->capture_default_str();
-  };
-  const auto path = [](std::filesystem::path& to) {
-    return [&to](const std::string& value) { to = value; };
-  };
-  app.add_option_function<std::string>("--text", path(o.text), "UTF-8 text, JSON lines with a field text, or a folder of them")
-      ->required();
-  app.add_option_function<std::string>("--test-text", path(o.test_text), "take the test documents from here, not from --text");
-  app.add_option_function<std::string>("--out", path(o.out), "folder for metrics, checkpoints and results")->required();
-  app.add_option("--format", o.format, "of the text: " + format_list())->capture_default_str();
-  app.add_option("--splitter", o.splitter, "sentences of running text: " + splitter_list())->capture_default_str();
-  app.add_option("--score", o.score, "test, or valid: to choose settings without looking at the test documents")->capture_default_str();
-  app.add_option("--variants", o.variants, "variants or groups of them, comma-separated (" + listed(group_names()) + "); default paper")
-      ->delimiter(',');
-  whole("--seeds", o.seeds, "runs with seeds 1 .. N");
-  whole("--first-seed", o.first_seed, "number of the first seed", 0);
-  above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
-  app.add_option("--device", o.device, "cpu or cuda")->take_last()->capture_default_str();
-  app.add_option("--precision", o.precision, "on cuda: float32, tf32 or bf16 (weights are kept in float32)")->take_last()->capture_default_str();
-  whole("--threads", o.threads, "default: one per processor");
-  whole("--layers", o.layers, "blocks of the language model");
-  whole("--width", o.width, "its width");
-  whole("--heads", o.heads, "its attention heads");
-  whole("--length", o.length, "tokens of context");
-  whole("--vocabulary", o.vocabulary, "subword pieces");
-  whole("--first-adapted", o.first_adapted, "first block that sees the plan", 0);
-  whole("--labels", o.labels, "clusters of sentences");
-  whole("--label-width", o.label_width, "width of sentence embeddings");
-  whole("--context", o.context, "sentences that the planner sees");
-  whole("--planner-layers", o.planner_layers, "blocks of the planner");
-  whole("--planner-heads", o.planner_heads, "its attention heads");
-  whole("--planner-inner", o.planner_inner, "its feed-forward width");
-  word("--placement", o.placement, "of plans: attention, feed-forward, embedding, inserted or prefix");
-  word("--gate", o.gate, "of plans: none, zero, one, learned or context");
-  word("--tables", o.tables, "of label embeddings: per-layer or shared");
-  word("--table-start", o.table_start, "centroids, random or free");
-  word("--tuning", o.tuning, "of the language model beside its adapters: frozen, lora or full");
-  whole("--prefix-rows", o.prefix_rows, "tokens of a prefix");
-  whole("--paths", o.paths, "label paths that condition a sentence, in training");
-  whole("--path-steps", o.path_steps, "sentences that a path looks ahead");
-  whole("--horizon", o.horizon, "steps that the look-ahead planner is trained on");
-  whole("--plan-layers", o.plan_layers, "blocks of the look-ahead network and of what reads paths");
-  whole("--rank", o.rank, "of low-rank updates");
-  above_zero("--alpha", o.alpha, "their scale, divided by the rank");
-  share("--planner-loss", o.planner_loss, "weight of the planner's cross-entropy in joint training", 1e9);
-  share("--unfreeze-at", o.unfreeze_at, "share of the stage after which mixture-joint-delayed thaws its planner", 1);
-  whole("--unfreeze-step", o.unfreeze_step, "the step, instead of --unfreeze-at", 0);
-  whole("--variant-batch", o.variant_batch, "chunks per step of a variant");
-  whole("--batch", o.batch, "chunks per step of the base model");
-  whole("--planner-batch", o.planner_batch, "sentences per planner step");
-  above_zero("--base-epochs", o.base_epochs, "of the base language model");
-  above_zero("--variant-epochs", o.variant_epochs, "of each variant");
-  above_zero("--planner-epochs", o.planner_epochs, "at most; stopped early on validation");
-  whole("--base-steps", o.base_steps, "instead of --base-epochs");
-  whole("--variant-steps", o.variant_steps, "instead of --variant-epochs");
-  whole("--planner-steps", o.planner_steps, "at most, instead of --planner-epochs");
-  above_zero("--base-rate", o.base_rate, "learning rate of the base model");
-  above_zero("--adapter-rate", o.adapter_rate, "of adapters");
-  above_zero("--planner-rate", o.planner_rate, "of the planner alone");
-  above_zero("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training");
-  above_zero("--low-rank-rate", o.low_rank_rate, "of low-rank updates of the language model");
-  above_zero("--full-rate", o.full_rate, "of the language model where it is trained whole with the adapters");
-  whole("--generate", o.generate, "documents to continue for the generation metrics; 0 for none", 0);
-  whole("--generate-tokens", o.generate_tokens, "tokens of each continuation");
-  above_zero("--clip", o.clip, "largest global gradient norm");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) {
-      status = app.exit(e);
-      return false;
-    }
-    const bool more_words = dynamic_cast<const CLI::ExtrasError*>(&e) || dynamic_cast<const CLI::ArgumentMismatch*>(&e);
-    throw planlm::input_error(std::string(e.what()) + (more_words ? "; --text takes one file or one folder of files" : "") +
-                              " (--help lists the flags)");
-  }
+  trainer::flags f{"Trains a planner and a language model on a text, in every variant of the interface between them, and prints the table.\n"
+                   "Running the same command again goes on where an interrupted run stopped."};
+  f.advise_on_stray_words("; --text takes one file or one folder of files");
+  f.path("--text", o.text, "UTF-8 text, JSON lines with a field text, or a folder of them", true);
+  f.path("--test-text", o.test_text, "take the test documents from here, not from --text");
+  f.path("--out", o.out, "folder for metrics, checkpoints and results", true);
+  f.word("--format", o.format, ("of the text: " + format_list()).c_str());
+  f.word("--splitter", o.splitter, ("sentences of running text: " + splitter_list()).c_str());
+  f.word("--score", o.score, "test, or valid: to choose settings without looking at the test documents");
+  f.words("--variants", o.variants, "variants or groups of them, comma-separated (" + listed(group_names()) + "); default paper");
+  f.whole("--seeds", o.seeds, "runs with seeds 1 .. N");
+  f.whole("--first-seed", o.first_seed, "number of the first seed", 0);
+  f.above_zero("--minutes", o.minutes, "fit the work into about this time, all seeds together");
+  f.word("--device", o.device, "cpu or cuda");
+  f.word("--precision", o.precision, "on cuda: float32, tf32 or bf16 (weights are kept in float32)");
+  f.whole("--threads", o.threads, "default: one per processor");
+  f.whole("--layers", o.layers, "blocks of the language model");
+  f.whole("--width", o.width, "its width");
+  f.whole("--heads", o.heads, "its attention heads");
+  f.whole("--length", o.length, "tokens of context");
+  f.whole("--vocabulary", o.vocabulary, "subword pieces");
+  f.whole("--first-adapted", o.first_adapted, "first block that sees the plan", 0);
+  f.whole("--labels", o.labels, "clusters of sentences");
+  f.whole("--label-width", o.label_width, "width of sentence embeddings");
+  f.whole("--context", o.context, "sentences that the planner sees");
+  f.whole("--planner-layers", o.planner_layers, "blocks of the planner");
+  f.whole("--planner-heads", o.planner_heads, "its attention heads");
+  f.whole("--planner-inner", o.planner_inner, "its feed-forward width");
+  f.word("--placement", o.placement, "of plans: attention, feed-forward, embedding, inserted or prefix");
+  f.word("--gate", o.gate, "of plans: none, zero, one, learned or context");
+  f.word("--tables", o.tables, "of label embeddings: per-layer or shared");
+  f.word("--table-start", o.table_start, "centroids, random or free");
+  f.word("--tuning", o.tuning, "of the language model beside its adapters: frozen, lora or full");
+  f.whole("--prefix-rows", o.prefix_rows, "tokens of a prefix");
+  f.whole("--paths", o.paths, "label paths that condition a sentence, in training");
+  f.whole("--path-steps", o.path_steps, "sentences that a path looks ahead");
+  f.whole("--horizon", o.horizon, "steps that the look-ahead planner is trained on");
+  f.whole("--plan-layers", o.plan_layers, "blocks of the look-ahead network and of what reads paths");
+  f.whole("--rank", o.rank, "of low-rank updates");
+  f.above_zero("--alpha", o.alpha, "their scale, divided by the rank");
+  f.share("--planner-loss", o.planner_loss, "weight of the planner's cross-entropy in joint training", 1e9);
+  f.share("--unfreeze-at", o.unfreeze_at, "share of the stage after which mixture-joint-delayed thaws its planner", 1);
+  f.whole("--unfreeze-step", o.unfreeze_step, "the step, instead of --unfreeze-at", 0);
+  f.whole("--variant-batch", o.variant_batch, "chunks per step of a variant");
+  f.whole("--batch", o.batch, "chunks per step of the base model");
+  f.whole("--planner-batch", o.planner_batch, "sentences per planner step");
+  f.above_zero("--base-epochs", o.base_epochs, "of the base language model");
+  f.above_zero("--variant-epochs", o.variant_epochs, "of each variant");
+  f.above_zero("--planner-epochs", o.planner_epochs, "at most; stopped early on validation");
+  f.whole("--base-steps", o.base_steps, "instead of --base-epochs");
+  f.whole("--variant-steps", o.variant_steps, "instead of --variant-epochs");
+  f.whole("--planner-steps", o.planner_steps, "at most, instead of --planner-epochs");
+  f.above_zero("--base-rate", o.base_rate, "learning rate of the base model");
+  f.above_zero("--adapter-rate", o.adapter_rate, "of adapters");
+  f.above_zero("--planner-rate", o.planner_rate, "of the planner alone");
+  f.above_zero("--joint-planner-rate", o.joint_planner_rate, "of the planner in joint training");
+  f.above_zero("--low-rank-rate", o.low_rank_rate, "of low-rank updates of the language model");
+  f.above_zero("--full-rate", o.full_rate, "of the language model where it is trained whole with the adapters");
+  f.whole("--generate", o.generate, "documents to continue for the generation metrics; 0 for none", 0);
+  f.whole("--generate-tokens", o.generate_tokens, "tokens of each continuation");
+  f.above_zero("--clip", o.clip, "largest global gradient norm");
+  if (!f.parse(argc, argv, status)) return false;
 
   using planlm::input_error;
   // Groups become their members; the table's order, each once.
   const std::vector<std::string> known = variant_names(o), groups = group_names();
-  if (o.variants.empty() && app.count("--variants") > 0) throw input_error("--variants: the list is empty; leave the flag out for the paper's variants");
+  if (o.variants.empty() && f.given("--variants")) throw input_error("--variants: the list is empty; leave the flag out for the paper's variants");
   if (o.variants.empty()) o.variants = {"paper"};
   std::vector<std::string> wanted;
   for (const std::string& name : o.variants) {

@@ -1,16 +1,16 @@
-/// The parts of the experiment on backend B: weights, and where they are trained their gradients and AdamW.
+/// Parts on backend B: weights, and where they are trained their gradients and AdamW.
 #pragma once
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
-#include "learner.hpp"
+#include "part.hpp"
 #include <planlm/models/transformer_lm.hpp>
 #include <planlm/training/adamw.hpp>
 #include <planlm/training/clipping.hpp>
 #include <planlm/training/low_rank.hpp>
 
-namespace train_planner_lm {
+namespace trainer {
 
 /// What a step does with a part, whatever it holds.
 template <Backend B>
@@ -140,4 +140,4 @@ class low_rank_part final : public part_on<B, low_rank<transformer_lm<B>>>, publ
   lm_params gradients_;
 };
 
-}  // namespace train_planner_lm
+}  // namespace trainer

@@ -14,7 +14,7 @@
 #include <planlm/io/run_folder.hpp>
 #include <planlm/io/safetensors.hpp>
 
-namespace train_planner_lm {
+namespace trainer {
 namespace {
 
 /// A file that this program wrote. Errors: input_error that says how to do without it.
@@ -34,8 +34,8 @@ std::string exact(double value) {
   return text.data();
 }
 
-run::run(learner& device, const run_folder& folder, const interrupt_guard& interrupt)
-    : device_(device), folder_(folder), metrics_(std::make_unique<metrics_log>(folder.file("metrics.jsonl"))), interrupt_(interrupt) {
+run::run(philox& random, const run_folder& folder, const interrupt_guard& interrupt)
+    : random_(random), folder_(folder), metrics_(std::make_unique<metrics_log>(folder.file("metrics.jsonl"))), interrupt_(interrupt) {
   if (!metrics_->cut_off().empty()) std::cerr << "metrics.jsonl ended in half a line; it was removed\n";
 }
 run::~run() = default;
@@ -70,7 +70,7 @@ run::summary run::stage(const stage_state& state, const std::function<step_resul
       throw numeric_error(key + ", step " + std::to_string(s + 1) + ": " + what + "; " + place + "; try a smaller " +
                           state.rate_flags);
     };
-    device_.random = device_.random.at_step(static_cast<std::uint32_t>(s));
+    random_ = random_.at_step(static_cast<std::uint32_t>(s));
     const step_result r = step(s);
     if (!std::isfinite(r.loss)) fail(std::isnan(r.loss) ? "the loss is not a number" : "the loss is infinite", where(s));
     if (!std::isfinite(r.gradient)) fail("the gradient is not a finite number", where(s));
@@ -106,14 +106,15 @@ run::summary run::stage(const stage_state& state, const std::function<step_resul
   return result;
 }
 
-void run::observe(int seed, const std::string& stage, index_t step, const std::vector<std::pair<std::string, double>>& values) {
+void run::observe(int seed, const std::string& stage, index_t step, const std::string& about, const std::vector<std::pair<std::string, double>>& values) {
   nlohmann::ordered_json line{{"seed", seed}, {"stage", stage}, {"step", step}};
-  for (const auto& [name, value] : values) line["planner"][name] = value;
+  for (const auto& [name, value] : values) line[about][name] = value;
   metrics_->append(line);
 }
 
 void run::save(const std::string& key, const stage_state& state, index_t step, double seconds, index_t tokens, double shown) {
   std::vector<std::vector<float>> values;
+  std::vector<std::vector<double>> memories;
   std::vector<tensor_ref> tensors;
   std::map<std::string, std::string> about{{"stage", key}, {"step", std::to_string(step)}, {"identity", identity_},
                                            {"seconds", exact(seconds)}, {"tokens", std::to_string(tokens)}, {"smoothed", exact(shown)}};
@@ -128,6 +129,13 @@ void run::save(const std::string& key, const stage_state& state, index_t step, d
     const std::vector<std::string> moments = p.values->moments();
     for (std::size_t n = 0; n < moments.size(); ++n) add(p.name + "." + moments[n], p.values->read_moment(n));
     if (!moments.empty()) about[p.name + ".count"] = std::to_string(p.values->count());
+  }
+  memories.reserve(state.memories.size());
+  for (const named_memory& m : state.memories) {
+    memories.push_back(m.write());
+    about[m.name + ".size"] = std::to_string(memories.back().size());
+    if (!memories.back().empty())
+      tensors.push_back({m.name, {static_cast<index_t>(memories.back().size())}, std::span<const double>(memories.back())});
   }
   write_safetensors(checkpoint(), tensors, about);
 }
@@ -172,6 +180,19 @@ index_t run::load(const std::string& key, const stage_state& state, double& seco
     const std::vector<std::string> moments = p.values->moments();
     for (const std::string& name : moments) values.back().push_back(read(p.name + "." + name, p.values->size()));
     counts.push_back(moments.empty() ? 0 : static_cast<index_t>(number(p.name + ".count")));
+  }
+  // A memory checks what it is given before it takes it, so it comes first.
+  for (const named_memory& m : state.memories) {
+    const auto size = static_cast<std::size_t>(number(m.name + ".size"));
+    const std::vector<double> kept = size > 0 && file.contains(m.name) ? file.read<double>(m.name) : std::vector<double>();
+    if (kept.size() != size)
+      throw input_error(checkpoint().string() + ": '" + m.name + "' has " + std::to_string(kept.size()) + " values, expected " +
+                        std::to_string(size) + remedy);
+    try {
+      m.read(kept);
+    } catch (const input_error& e) {
+      throw input_error(checkpoint().string() + ": " + e.what() + remedy);
+    }
   }
   for (std::size_t i = 0; i < values.size(); ++i) {
     part& to = *state.parts[i].values;
@@ -221,4 +242,4 @@ std::map<std::string, std::string> run::load_parameters(part& to, const std::fil
   return file.metadata();
 }
 
-}  // namespace train_planner_lm
+}  // namespace trainer

@@ -4,10 +4,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
-#include "learner.hpp"
+#include "part.hpp"
+#include <planlm/core/philox.hpp>
 #include <planlm/io/interrupt.hpp>
 
 namespace planlm {
@@ -15,17 +17,18 @@ class metrics_log;
 class run_folder;
 }  // namespace planlm
 
-namespace train_planner_lm {
+namespace trainer {
 
 /// Thrown after the checkpoint is written when the user asked to stop.
 struct interrupted {
   int signal;
 };
 
-/// A part and its name in a checkpoint.
-struct named_part {
+/// What else changes in a stage and is no weight: a replay buffer. Written into checkpoints as it stands, read back before the first step.
+struct named_memory {
   std::string name;
-  part* values;
+  std::function<std::vector<double>()> write;
+  std::function<void(std::span<const double>)> read;  // errors: input_error, leaving it as it was
 };
 
 /// A number as text that reads back to the same bits.
@@ -39,11 +42,13 @@ struct stage_state {
   std::string rate_flags;                               // what to lower when a loss stops being a number
   std::vector<named_part> parts;
   std::vector<std::pair<std::string, double*>> numbers;
+  std::vector<named_memory> memories{};
 };
 
 class run {
  public:
-  run(learner& device, const run_folder& folder, const interrupt_guard& interrupt);
+  /// `random`: the numbers of a device's dropout, noise and draws; a stage sets its step before every step.
+  run(philox& random, const run_folder& folder, const interrupt_guard& interrupt);
   ~run();
 
   struct summary {
@@ -55,8 +60,8 @@ class run {
   summary stage(const stage_state& state, const std::function<step_result(index_t)>& step, const std::function<bool(index_t)>& more,
                 const std::function<std::string(index_t)>& where);
 
-  /// What a planner does at this point of a stage, for the report: a line of metrics.jsonl.
-  void observe(int seed, const std::string& stage, index_t step, const std::vector<std::pair<std::string, double>>& values);
+  /// What something does at this point of a stage, for the report: a line of metrics.jsonl with the values under `about`.
+  void observe(int seed, const std::string& stage, index_t step, const std::string& about, const std::vector<std::pair<std::string, double>>& values);
 
   /// Throws `interrupted` after a first Ctrl-C.
   void stop_if_asked() const;
@@ -81,11 +86,11 @@ class run {
   void save(const std::string& key, const stage_state& state, index_t step, double seconds, index_t tokens, double shown);
   index_t load(const std::string& key, const stage_state& state, double& seconds, index_t& tokens, double& shown);
 
-  learner& device_;
+  philox& random_;
   const run_folder& folder_;
   std::unique_ptr<metrics_log> metrics_;
   const interrupt_guard& interrupt_;
   std::string identity_;
 };
 
-}  // namespace train_planner_lm
+}  // namespace trainer
