@@ -1,10 +1,10 @@
-/// The head of a policy over tokens that may stop at every prefix: per row the log-probability of the token taken, that of the stop, and the
-/// entropy, from hidden states and the token table. The N x V logits never exist at once; the pullback makes them again.
+/// The head of a policy over tokens that may stop at every prefix: per row the log-probabilities of the token taken and of the stop, and
+/// the entropy, from hidden states and the token table. The N x V logits never exist at once; the pullback makes them again.
 ///
 ///   log p = z - top - log W,  W = sum_i e^(z_i - top);   H = log W - (1 / W) sum_i e^(z_i - top) (z_i - top)
 ///   dz_i = a [i = taken] + c [i = stop] - p_i ((a + c) + h (log p_i + H))     with upstreams a, c, h of the three values.
-/// Without h that is the gradient of a policy every prefix of which may stop (2310.04363 through the softmax). Where a + c = 0, as at the root
-/// of a trajectory under a loss of differences, only the two entries of a row have a gradient, exactly. a = -weight alone is a weighted nll.
+/// Without h that is the gradient of the log-probabilities that 2310.04363 trains. Where a + c = 0, as at the root of a trajectory under a
+/// loss of differences, only the two entries of a row have a gradient, exactly. a = -weight alone is a weighted nll.
 ///
 /// Rules change logits before the softmax, through `constrain`, for the sampler as for the scorer: z + penalty; -infinity at the stop where
 /// it is forbidden, and everywhere else where it is forced. A logit of -infinity has probability 0 and gradient 0. A token that its row's
@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
@@ -69,11 +70,11 @@ struct constrain {
   }
 };
 
-/// Values of rows of constrained logits, and what their gradient needs: the largest logit and the sum of exponentials.
+/// Values of rows of constrained logits, and what their gradient needs: the largest logit and the sum of exponentials. The logits are lost.
 template <class T>
 struct token_policy {
   using A = accum_of<T>;
-  const T* z;
+  T* z;
   const int* token;  // (rows)
   A *taken, *stop_value, *entropy, *top_of;
   double* whole_of;
@@ -81,22 +82,25 @@ struct token_policy {
   PLANLM_HD index_t width() const { return cols; }
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
-    const T* row = z + r * stride;
-    const index_t n = cols;
+    T* row = z + r * stride;
+    const index_t n = cols, given = token[r];
     const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
-    const double whole = team.template sum<double>(n, [=](index_t i) { return double(math::exp(A(row[i]) - top)); });
-    const bool distribution = whole < INFINITY;  // false for NaN, too
-    const double around = !distribution ? 0.0 : team.template sum<double>(n, [=](index_t i) {
+    const A at_token = A(row[given < 0 ? 0 : given < n ? given : n - 1]), at_stop = A(row[stop < 0 ? 0 : stop]);
+    team.sync();  // every lane has read the two logits before their owners write them
+    constexpr bool keep = std::is_same_v<T, A>;  // else the exponentials are computed again rather than rounded twice
+    const A around = team.template sum<A>(n, [=](index_t i) {
       const A v = A(row[i]) - top, e = math::exp(v);
-      return double(e > A(0) ? e * v : A(0));
+      if constexpr (keep) row[i] = e;
+      return e > A(0) ? e * v : A(0);
     });
+    team.sync();
+    const double whole = team.template sum<double>(n, [=](index_t i) { return double(keep ? A(row[i]) : math::exp(A(row[i]) - top)); });
     if (!team.leader()) return;
-    const index_t given = token[r], chosen = given < n ? given : n - 1;
+    const bool distribution = whole < INFINITY;  // false for NaN, too
     const double log_whole = ::log(whole);
-    const auto value = [=](index_t i) { return distribution ? A(double(A(row[i]) - top) - log_whole) : A(NAN); };
-    taken[r] = given < 0 ? A(0) : value(chosen);
-    stop_value[r] = stop < 0 ? A(-INFINITY) : value(stop);
-    entropy[r] = distribution ? A(log_whole - around / whole) : A(NAN);
+    taken[r] = given < 0 ? A(0) : distribution ? A(double(at_token - top) - log_whole) : A(NAN);
+    stop_value[r] = stop < 0 ? A(-INFINITY) : distribution ? A(double(at_stop - top) - log_whole) : A(NAN);
+    entropy[r] = distribution ? A(log_whole - double(around) / whole) : A(NAN);
     top_of[r] = top;
     whole_of[r] = whole;
   }
@@ -216,7 +220,8 @@ void values(context<B>& cx, const block<B>& b, indices<B> tokens, const token_ru
 }
 template <Backend B>
 void pullback(context<B>& cx, const block<B>& b, indices<B> tokens, const token_rules<B>& rules, const_accum_tensor<B> dtaken,
-              const_accum_tensor<B> dstop, const_accum_tensor<B> dentropy, const_accum_tensor<B> entropy, const token_policy_kept<B>& kept) {
+              const_accum_tensor<B> dstop, const_accum_tensor<B> dentropy, const_accum_tensor<B> entropy,
+              const token_policy_kept<B>& kept) {
   B::for_rows(cx.queue(), b.rows,
               kernel::token_policy_pullback<typename B::real>{
                   b.z, tokens.data + b.begin, from(rules.stopping, b.begin), from(dtaken, b.begin), from(dstop, b.begin),
