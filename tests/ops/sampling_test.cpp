@@ -238,6 +238,7 @@ TEST_CASE("a team of any width draws the same tokens") {
       if (r % 3) rules[r].top_k = 1 + int(r);
       if (r % 2) rules[r].top_p = 0.3 + 0.02 * double(r);
       rules[r].greedy = r == 7;
+      if (r % 5 == 0) rules[r].uniform = 0.5;
     }
     const std::vector<int> places = counted(rows);
     const auto run = [&](auto launch) {
@@ -281,6 +282,80 @@ TEST_CASE("the order of numbers is that of their ordered bits") {
   CHECK(ops::kernel::ordered(-0.0) == ops::kernel::ordered(0.0));
 }
 
+TEST_CASE("uniform exploration mixes the rule's distribution with equal chances for its candidates") {
+  // Mask, exit bias, temperature, log-softmax, mixture: a policy of four actions, of which the third is masked and the last one exits.
+  const numbers logits{0.5, -1, -infinity, 0};
+  const auto scored = [](const numbers& row, const sampling_rule& rule) {
+    const std::vector<sampling_rule> rules(row.size(), rule);
+    return draw(repeated(row, static_cast<index_t>(row.size())), rules, counted(static_cast<index_t>(row.size()))).drawn;
+  };
+  const auto check = [](const numbers& is, const numbers& expected) {
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      CHECK((expected[i] == -infinity ? is[i] == -infinity : std::abs(is[i] - expected[i]) < 1e-11));
+  };
+  check(scored(logits, {}), {-0.604130605337, -2.104130605337, -infinity, -1.104130605337});
+  check(scored(logits, {.temperature = 2}), {-0.811448897595, -1.561448897595, -infinity, -1.061448897595});
+  check(scored(logits, {.temperature = 0.5}), {-0.349012216768, -3.349012216768, -infinity, -1.349012216768});
+  check(scored(logits, {.uniform = 0.1}), {-0.643923240251, -1.944282731134, -infinity, -1.10357740132});
+  check(scored(logits, {.temperature = 2, .uniform = 0.1}), {-0.836726797458, -1.504258517813, -infinity, -1.065103699039});
+  const numbers biased{0.5, -1, -infinity, -1};
+  check(scored(biased, {}), {-0.368981135401, -1.868981135401, -infinity, -1.868981135401});
+  // Alone; over what top-k and top-p left; and around the most probable token.
+  check(scored(logits, {.uniform = 1}), {std::log(1 / 3.0), std::log(1 / 3.0), -infinity, std::log(1 / 3.0)});
+  check(scored(logits, {.top_k = 1, .uniform = 0.3}), {0, -infinity, -infinity, -infinity});
+  check(scored(logits, {.top_k = 2, .greedy = true, .uniform = 0.3}), {std::log(0.85), -infinity, -infinity, std::log(0.15)});
+  check(scored(logits, {.greedy = true, .uniform = 0.3}), {std::log(0.8), std::log(0.1), -infinity, std::log(0.1)});
+}
+
+TEST_CASE("without exploration every bit is that of a rule that knows none, and a row that does not explore draws the same token") {
+  const index_t rows = 2000, vocabulary = 211;
+  const numbers z = testing::normal_values(rows * vocabulary, 17, 2);
+  for (const sampling_rule plain : {sampling_rule{}, sampling_rule{.temperature = 0.7, .top_k = 30}, sampling_rule{.greedy = true}}) {
+    sampling_rule mixed = plain;
+    mixed.uniform = 0.25;
+    const outcome a = draw(z, std::vector<sampling_rule>(rows, plain)), b = draw(z, std::vector<sampling_rule>(rows, mixed));
+    CHECK(testing::same_bits(draw(z, std::vector<sampling_rule>(rows, plain), b.token).plain, b.plain));
+    CHECK(draw(z, std::vector<sampling_rule>(rows, mixed), b.token) == b);  // scored by the bits that drawing gives
+    CHECK(draw(z, std::vector<sampling_rule>(rows, mixed), {}, philox{7}, 3) == b);
+    index_t other = 0;
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) other += a.token[r] != b.token[r];
+    CHECK(other < 0.25 * rows + 5 * std::sqrt(0.25 * 0.75 * rows));  // at most the rows that explore
+    CHECK(other > 0.8 * 0.25 * rows);
+  }
+}
+
+TEST_CASE("draws of a mixture are as frequent as their log-probability says") {
+  const numbers row{1.0, -0.5, -infinity, 2.0, 0.3, -3.0, 1.5};
+  const index_t draws = 40000;
+  for (const sampling_rule rule : {sampling_rule{.uniform = 0.3}, sampling_rule{.temperature = 0.5, .top_k = 4, .uniform = 0.1},
+                                   sampling_rule{.top_p = 0.85, .uniform = 0.6}, sampling_rule{.uniform = 1},
+                                   sampling_rule{.greedy = true, .uniform = 0.4}}) {
+    CAPTURE(rule.temperature, rule.top_k, rule.top_p, rule.uniform, rule.greedy);
+    const outcome o = draw(repeated(row, draws), std::vector<sampling_rule>(static_cast<std::size_t>(draws), rule));
+    const numbers logp = reference(row, rule);
+    const auto candidates = static_cast<double>(std::count_if(logp.begin(), logp.end(), [](double l) { return l > -infinity; }));
+    double all = 0;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const double p = rule.greedy ? double(i == 3) : std::exp(logp[i]);
+      const double exact = logp[i] > -infinity ? (1 - rule.uniform) * p + rule.uniform / candidates : 0;
+      const auto seen = static_cast<double>(std::count(o.token.begin(), o.token.end(), int(i)));
+      // Five standard deviations of a binomial count: each of 35 counts stays within with probability 1 - 6e-7.
+      CHECK(std::abs(seen - draws * exact) <= 5 * std::sqrt(draws * exact * (1 - exact)));
+      const auto first = static_cast<std::size_t>(std::find(o.token.begin(), o.token.end(), int(i)) - o.token.begin());
+      if (seen > 0) CHECK(std::abs(o.drawn[first] - std::log(exact)) < 1e-12);
+      all += exact;
+    }
+    CHECK(all == Approx(1));
+  }
+  // The k-th of many candidates, the first and the last of them included, in a wide row with gaps.
+  numbers gaps(3001, -infinity);
+  for (std::size_t i = 1; i < gaps.size(); i += 3) gaps[i] = double(i % 7);
+  const outcome o = draw(repeated(gaps, 6000), std::vector<sampling_rule>(6000, {.uniform = 1}));
+  const std::set<int> seen(o.token.begin(), o.token.end());
+  CHECK(seen.size() > 980);  // of 1000, about 997.5
+  CHECK(std::all_of(seen.begin(), seen.end(), [](int t) { return t % 3 == 1; }));
+}
+
 TEST_CASE("a rule that is none is told in one line") {
   const numbers z(4);
   const auto with = [&](const sampling_rule& rule) { draw(z, std::vector<sampling_rule>{rule}); };
@@ -295,6 +370,9 @@ TEST_CASE("a rule that is none is told in one line") {
   CHECK_THROWS_WITH(with({.top_p = 0}), "sampling: top_p is 0.000000, expected in (0, 1]");
   CHECK_THROWS_AS(with({.top_p = 1.01}), error);
   CHECK_THROWS_AS(with({.top_p = NAN}), error);
+  CHECK_THROWS_WITH(with({.uniform = 1.5}), "sampling: uniform is 1.500000, expected a probability, from 0 to 1; 0 explores nothing");
+  CHECK_THROWS_AS(with({.uniform = -0.1}), error);
+  CHECK_THROWS_AS(with({.uniform = NAN}), error);
   context<cpu<double>> cx;
   CHECK_THROWS_AS(ops::sample(cx, const_tensor<cpu<double>>(z.data(), 2, 2), sampling_rule{}, philox{}, indices<cpu<double>>{}), shape_error);
 }

@@ -1,4 +1,5 @@
-/// Tokens drawn from rows of logits: temperature, top-k, top-p or the most probable one; with the log-probabilities of what was drawn.
+/// Tokens drawn from rows of logits: temperature, top-k, top-p or the most probable one, mixed with uniform exploration where wanted; with
+/// the log-probabilities of what was drawn.
 ///
 /// A draw is argmax over candidates of (z_i - max z) / temperature + G_i, G_i = -log(-log U_i): the Gumbel-max form of the softmax.
 /// U_i is word i of the counter-based stream at the row's place, so a draw depends on neither the number of threads nor on the other rows,
@@ -7,6 +8,10 @@
 /// Candidates are those at or above a bound that is found by bisection: for top-k by counting, for top-p by summing probabilities in integers,
 /// whose sum has no order (backends may differ where a sum is within float's rounding, 1e-7, of p). Equal logits stay or go together. top-p
 /// acts on what top-k left, both after the temperature. A row that holds a NaN, or no finite logit, gives token -1 and log-probabilities NaN.
+///
+/// `uniform` = epsilon: with that probability a candidate is drawn with equal chances instead. One more word of the place's stream, far
+/// from those of the U_i, decides that, and its neighbour which; so a row that does not explore draws what it draws without epsilon, and
+/// epsilon = 0 changes no bit. What was drawn has log-probability log((1 - epsilon) p + epsilon / candidates), whichever way it came.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -26,15 +31,18 @@ struct sampling_rule {
   double top_p = 1;                               // smallest set of most probable tokens that holds this much probability
   int top_k = std::numeric_limits<int>::max();    // at most so many tokens, but for equal ones
   bool greedy = false;                            // the most probable token, the lowest of several; nothing is drawn
+  double uniform = 0;                             // epsilon: the probability of drawing any candidate with equal chances; under greedy, too
 };
 
-/// Errors: planlm::error for a temperature outside [1e-6, 1e6], top_k below 1, top_p outside (0, 1].
+/// Errors: planlm::error for a temperature outside [1e-6, 1e6], top_k below 1, top_p outside (0, 1], uniform outside [0, 1].
 inline void check_rule(const sampling_rule& rule) {
   if (!(rule.temperature >= 1e-6 && rule.temperature <= 1e6))
     throw error("sampling: the temperature is " + std::to_string(rule.temperature) +
                 ", expected a number above 0, from 1e-6 to 1e6; for the most probable token set greedy");
   if (rule.top_k < 1) throw error("sampling: top_k is " + std::to_string(rule.top_k) + ", expected at least 1; leave it out for all tokens");
   if (!(rule.top_p > 0 && rule.top_p <= 1)) throw error("sampling: top_p is " + std::to_string(rule.top_p) + ", expected in (0, 1]");
+  if (!(rule.uniform >= 0 && rule.uniform <= 1))
+    throw error("sampling: uniform is " + std::to_string(rule.uniform) + ", expected a probability, from 0 to 1; 0 explores nothing");
 }
 
 namespace ops {
@@ -107,10 +115,17 @@ struct sample {
     const index_t first = -team.template max<index_t>(n, [=](index_t i) { return A(row[i]) == top ? -i : -n; });
     const A beta = A(1 / how.temperature);
     A bound = A(-INFINITY);
-    if (!how.greedy && how.top_k < n) bound = top_k_bound(team, row, top, how.top_k);
-    if (!how.greedy && how.top_p < 1) bound = top_p_bound(team, row, top, beta, bound, how.top_p);
+    const bool explores = how.uniform > 0, bounded = !how.greedy || explores;
+    if (bounded && how.top_k < n) bound = top_k_bound(team, row, top, how.top_k);
+    if (bounded && how.top_p < 1) bound = top_p_bound(team, row, top, beta, bound, how.top_p);
+    const index_t candidates = explores ? candidates_in(team, row, bound, 0, n) : 0;
+    const random_block words = explores ? random.bits(static_cast<std::uint64_t>(place[r]), exploring_block) : random_block{};
     const index_t given = forced ? forced[r] : -1;
-    const index_t chosen = given >= 0 ? (given < n ? given : n - 1) : how.greedy ? first : draw(team, row, top, beta, bound, first, r);
+    index_t chosen = first;
+    if (given >= 0) chosen = given < n ? given : n - 1;
+    else if (explores && (double(words.word[0]) + 0.5) * 0x1p-32 < how.uniform)
+      chosen = candidate(team, row, bound, static_cast<index_t>(static_cast<std::uint64_t>(candidates) * words.word[1] >> 32));
+    else if (!how.greedy) chosen = draw(team, row, top, beta, bound, first, r);
     const A b = bound;
     const bool all = how.greedy || (beta == A(1) && b == A(-INFINITY));  // the same sum once more
     const double kept = all ? whole : team.template sum<double>(n, [=](index_t i) {
@@ -119,10 +134,16 @@ struct sample {
     });
     if (team.leader()) {
       const A v = A(row[chosen]);
-      const bool candidate = how.greedy ? chosen == first : v >= b;
+      const bool drawable = how.greedy ? chosen == first : v >= b;
       token[r] = static_cast<int>(chosen);
       plain[r] = A(double(v - top) - ::log(whole));
-      drawn[r] = !candidate ? A(-INFINITY) : how.greedy ? A(0) : A(double(beta * (v - top)) - ::log(kept));
+      if (!explores) {
+        drawn[r] = !drawable ? A(-INFINITY) : how.greedy ? A(0) : A(double(beta * (v - top)) - ::log(kept));
+      } else {
+        const double p = !drawable ? 0.0 : how.greedy ? 1.0 : double(math::exp(beta * (v - top))) / kept;
+        const double share = is_candidate(v, b) ? how.uniform / double(candidates) : 0.0;
+        drawn[r] = A(::log((1 - how.uniform) * p + share));
+      }
     }
   }
 
@@ -172,6 +193,27 @@ struct sample {
     }
   }
   PLANLM_HD static A above(A x) { return number(ordered(x) + 1); }
+  PLANLM_HD static bool is_candidate(A v, A bound) { return v >= bound && v > A(-INFINITY); }
+  /// Candidates among tokens [begin, end).
+  template <class Team>
+  PLANLM_HD index_t candidates_in(const Team& team, const T* row, A bound, index_t begin, index_t end) const {
+    return team.template sum<std::int32_t>(end - begin, [=](index_t i) { return std::int32_t{is_candidate(A(row[begin + i]), bound)}; });
+  }
+  /// The token that `rank` candidates precede, by bisection.
+  template <class Team>
+  PLANLM_HD index_t candidate(const Team& team, const T* row, A bound, index_t rank) const {
+    index_t low = 0, high = cols;
+    while (high - low > 1) {
+      const index_t middle = low + (high - low) / 2, found = candidates_in(team, row, bound, low, middle);
+      if (found > rank) {
+        high = middle;
+      } else {
+        low = middle;
+        rank -= found;
+      }
+    }
+    return low;
+  }
   /// The candidate with the largest key. Its key and index travel as one integer: 42 bits of the key's order, then the index from above.
   template <class Team>
   PLANLM_HD index_t draw(const Team& team, const T* row, A top, A beta, A bound, index_t first, index_t r) const {
@@ -219,14 +261,15 @@ struct sample {
     return key > least ? key : least;
   }
   static constexpr std::int64_t index_bits = largest_vocabulary - 1;
+  static constexpr std::uint32_t exploring_block = 0xFFFFFFFFu;  // the U_i of the largest vocabulary lie in blocks below 2^20
   /// -log(-log u) of a word's u, which is an odd multiple of 2^-33: all 32 bits count, so that equal draws are rare at any vocabulary.
   PLANLM_HD static double gumbel(std::uint32_t word) { return -::log(-::log((double(word) + 0.5) * 0x1p-32)); }
 };
 
 }  // namespace kernel
 
-/// What was drawn. `drawn`: log-probability under the distribution it came from (0 under greedy, -infinity for a forced token that
-/// could not have been drawn); `plain`: under the softmax of the logits as they are. Nats.
+/// What was drawn. `drawn`: log-probability under the distribution it came from (0 under greedy without exploration, -infinity for
+/// a forced token that could not have been drawn); `plain`: under the softmax of the logits as they are. Nats.
 template <Backend B>
 struct sampled_tokens {
   view<int, 1, typename B::space> token;                         // (S)
