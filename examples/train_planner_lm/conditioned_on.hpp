@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 #include <vector>
+#include "learner.hpp"
 #include "trainer/parts_on.hpp"
 #include <planlm/models/generator.hpp>
 #include <planlm/models/planner_lm.hpp>

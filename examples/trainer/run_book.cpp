@@ -66,7 +66,7 @@ run_book::run_book(const run_folder& folder, const std::string& program, std::ve
     for (const auto& [name, value] : settings_) {
       const auto found = before.find(name);
       if (found != before.end() && found->is_string() && *found == value) continue;
-      const std::string theirs = found == before.end() || !found->is_string() ? "nothing of the kind" : "'" + found->get<std::string>() + "'";
+      const std::string theirs = found == before.end() || !found->is_string() ? std::string("nothing of the kind") : std::string("'").append(found->get<std::string>()).append("'");
       throw input_error(file.string() + ": is of a run with " + name + " " + theirs + ", this one has '" + value +
                         "'; choose another --out or remove the folder");
     }

@@ -1,0 +1,18 @@
+#include "machine.hpp"
+
+namespace sampler {
+
+bool learns_flow(const objective& how) {
+  if (const auto* m = std::get_if<modified_sub_trajectory_balance>(&how)) return m->root == root_anchor::learned;
+  return std::holds_alternative<policy_trajectory_balance>(how);
+}
+
+void packed_text::add(std::span<const int> sequence, std::size_t first_target) {
+  for (std::size_t t = 0; t < sequence.size(); ++t) {
+    tokens.push_back(sequence[t]);
+    targets.push_back(t + 1 < sequence.size() && t + 1 >= first_target ? sequence[t + 1] : -1);
+  }
+  offsets.push_back(static_cast<int>(tokens.size()));
+}
+
+}  // namespace sampler
