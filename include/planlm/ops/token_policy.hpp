@@ -23,7 +23,6 @@
 #include <planlm/core/math.hpp>
 #include <planlm/core/vjp.hpp>
 #include <planlm/ops/cross_entropy.hpp>
-#include <planlm/ops/matmul.hpp>
 
 namespace planlm {
 
@@ -288,8 +287,8 @@ auto linear_token_policy(context<B>& cx, const_tensor<B> hidden, const_tensor<B>
   const index_t rows = hidden.rows(), vocabulary = table.rows();
   policy_rows::check("linear_token_policy", rows, vocabulary, tokens, rules);
   if (hidden.cols() != table.cols())
-    throw shape_error("linear_token_policy: hidden is " + shape_text(rows, hidden.cols()) + ", the table " +
-                      shape_text(vocabulary, table.cols()));
+    throw shape_error("linear_token_policy: hidden has " + std::to_string(hidden.cols()) + " columns, the table " +
+                      std::to_string(table.cols()));
   // f(block of constrained logits, the same as an operand), for one block after another.
   const auto blocks = [&cx, hidden, table, rules](const auto& f) {
     const index_t n = hidden.rows(), cols = table.rows(), step = cross_entropy_rows<B>(n, cols), stride = logit_stride<B>(cols);
