@@ -4,7 +4,7 @@ namespace sampler {
 
 bool learns_flow(const objective& how) {
   if (const auto* m = std::get_if<modified_sub_trajectory_balance>(&how)) return m->root == root_anchor::learned;
-  return std::holds_alternative<policy_trajectory_balance>(how);
+  return std::holds_alternative<policy_trajectory_balance<>>(how);
 }
 
 void packed_text::add(std::span<const int> sequence, std::size_t first_target) {

@@ -15,6 +15,7 @@
 #include <planlm/models/transformer_lm.hpp>
 #include <planlm/objectives/policy_balance.hpp>
 #include <planlm/objectives/policy_gradient.hpp>
+#include <planlm/objectives/policy_trajectory_balance.hpp>
 #include <planlm/training/low_rank.hpp>
 #include "trainer/part.hpp"
 
@@ -30,7 +31,7 @@ using prefix_rewards = std::vector<std::vector<double>>;
 using tokens = std::vector<int>;
 
 /// How a policy learns from what it wrote.
-using objective = std::variant<modified_sub_trajectory_balance, policy_trajectory_balance, policy_log_partition_variance, policy_gradient>;
+using objective = std::variant<modified_sub_trajectory_balance, policy_trajectory_balance<>, policy_log_partition_variance, policy_gradient>;
 /// Whether it learns log Z, or log F of the empty text, beside its probabilities.
 bool learns_flow(const objective& how);
 
@@ -67,6 +68,8 @@ class machine {
 
   /// Mean cross-entropy of the targets.
   virtual step_result language_step(part& lm, const packed_text& text, const rates& r) = 0;
+  /// The same where nothing but `choices` may follow: a softmax over these tokens alone, targets are places among them.
+  virtual step_result choice_step(part& lm, const packed_text& text, std::span<const int> choices, const rates& r) = 0;
   /// Nats of every row with a target; 0 elsewhere.
   virtual std::vector<float> token_nll(const part& lm, const packed_text& text) = 0;
 
@@ -78,6 +81,8 @@ class machine {
   virtual std::vector<written> beam(const part& policy, const tokens& prompt, const rollout_rule& rule, int beams) = 0;
   /// Log-probabilities of given texts under a policy: taken and stop are filled in.
   virtual void score(const part& policy, std::vector<written>& texts, const rollout_rule& rule) = 0;
+  /// The same by decoding: neighbours that share a prompt read it once, which pays for many short texts of one prompt.
+  virtual void replay(const part& policy, std::vector<written>& texts, const rollout_rule& rule) = 0;
   /// log p of every prefix of the texts, with what ends it: models/likelihood_reward.hpp.
   virtual prefix_rewards likelihood(const part& lm, std::span<const written> texts, const likelihood_options<float>& how) = 0;
 

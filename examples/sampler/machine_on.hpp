@@ -51,6 +51,21 @@ class machine_on final : public machine {
     pullback(loss.dhidden, g);
     return update(lm, nullptr, double(cx_.read_one(loss.total)), static_cast<index_t>(targets), r);
   }
+  step_result choice_step(part& lm, const packed_text& text, std::span<const int> choices, const rates& r) override {
+    auto scope = begin();
+    const auto targets = std::count_if(text.targets.begin(), text.targets.end(), [](int t) { return t >= 0; });
+    const source& model = source::in(lm);
+    auto& g = source::in(lm).lm_gradients();
+    const const_tensor<B> table(model.lm_weights().token.table);
+    auto [h, pullback] = lm_(cx_, model.lm_weights(), ids(text.tokens), rows_of(text));
+    auto [few, few_pullback] = embedding<B>{table.rows(), table.cols()}(cx_, {model.lm_weights().token.table}, ids(choices));
+    const tensor<B> dfew = g.token.table ? cx_.make_zero(few.rows(), few.cols()) : tensor<B>{};
+    const auto loss = ops::linear_cross_entropy(cx_, const_tensor<B>(h), const_tensor<B>(few), ids(text.targets), {},
+                                                accum(1) / static_cast<accum>(targets), dfew);
+    if (dfew) few_pullback(const_tensor<B>(dfew), {g.token.table});
+    pullback(loss.dhidden, g);
+    return update(lm, nullptr, double(cx_.read_one(loss.total)), static_cast<index_t>(targets), r);
+  }
   std::vector<float> token_nll(const part& lm, const packed_text& text) override {
     auto scope = begin(false);
     const auto& p = source::in(lm).lm_weights();
@@ -121,6 +136,15 @@ class machine_on final : public machine {
       }
     }
   }
+  void replay(const part& policy, std::vector<written>& texts, const rollout_rule& rule) override {
+    if (texts.empty()) return;
+    auto scope = begin(false);
+    std::size_t window = 0;
+    for (const written& z : texts) window = std::max(window, z.state.size());
+    const auto rows = static_cast<index_t>(std::min<std::size_t>(texts.size(), 256));
+    rollout_sampler<lm_type> sampler(cx_, lm_, source::in(policy).lm_weights(), rows, static_cast<index_t>(window));
+    texts = sampler.replay(texts, rule);
+  }
   prefix_rewards likelihood(const part& lm, std::span<const written> texts, const likelihood_options<float>& how) override {
     auto scope = begin(false);
     return likelihood_reward<lm_type>{cx_, lm_, source::in(lm).lm_weights(), how}(texts);
@@ -172,7 +196,6 @@ class machine_on final : public machine {
     return {ids(text.offsets), text.offsets.data(), ids(positions_)};
   }
   // (live, V): the policy's log-probabilities of what comes next, under the rule.
-  template <class Partial>
   template <class Partial>
   std::vector<float> next_log_probabilities(const part& policy, const tokens& prompt, const std::vector<Partial>& live, const rollout_rule& rule,
                                             index_t n) {
