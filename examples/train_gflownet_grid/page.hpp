@@ -1,0 +1,17 @@
+/// The table, and report.html with pictures of what was learned.
+#pragma once
+#include <string>
+#include <vector>
+#include "learner.hpp"
+#include "options.hpp"
+#include "trainer/run_book.hpp"
+
+namespace train_gflownet_grid {
+
+std::vector<trainer::method_about> methods();
+std::vector<trainer::score_column> columns();
+/// Keeps what a sampler of the first seed learned, for the pictures.
+void keep_learned(const run_folder& folder, const std::string& loss, const std::vector<double>& learned);
+void write_page(const run_folder& folder, const trainer::run_book& book, const options& o, const target& to);
+
+}  // namespace train_gflownet_grid
