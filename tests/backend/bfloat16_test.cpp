@@ -81,6 +81,7 @@ TEST_CASE("every operation on bfloat16 agrees with double on the same rounded in
       if (has(name, composed)) return has(name, " d") || has(name, "pullback") ? 2e-2 : 1e-2;
     // The logits, and the noisy logits, are stored before their exponentials are taken.
     if (has(name, "token loss d") || has(name, "gumbel_softmax")) return 1.2e-2;
+    if (has(name, "token policy") && (has(name, " dhidden") || has(name, " dtable"))) return 1e-2;
     if (name == "sum of squares" || name == "label loss") return 1e-5;  // sums stay in float
     return 3e-3;
   });
