@@ -122,3 +122,23 @@ TEST_CASE("a schedule refuses settings out of range with the number and the rang
   CHECK(message_of([] { constant_rate{}(-1); }) == "constant_rate: step = -1, expected at least 0");
   CHECK(message_of([] { warmup<>(3)(-1); }) == "warmup: step = -1, expected at least 0");
 }
+
+TEST_CASE("fact 28: the published warm-up rises from a rate of 0 at step 0, here over 20 steps to 1e-4") {
+  const warmup_from_zero rise(20);
+  CHECK(rise(0) == 0.0);
+  CHECK(1e-4 * rise(1) == Approx(5e-6).epsilon(1e-15));
+  CHECK(1e-4 * rise(10) == Approx(5e-5).epsilon(1e-15));
+  CHECK(1e-4 * rise(20) == 1e-4);
+  CHECK(rise(50) == 1.0);
+}
+
+TEST_CASE("golden K: the published warm-up over 100 steps, then a linear decay that ends at step 1000") {
+  const warmup_from_zero rate(100, linear_decay(900));
+  CHECK(rate(0) == 0.0);
+  CHECK(rate(50) == 0.5);
+  CHECK(rate(100) == 1.0);
+  CHECK(rate(550) == 0.5);
+  CHECK(rate(1000) == 0.0);
+  CHECK_THROWS_AS(warmup_from_zero(-1), error);
+  CHECK_THROWS_AS(rate(-1), error);
+}

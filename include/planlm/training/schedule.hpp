@@ -106,6 +106,25 @@ class warmup {
   Inner inner_;
 };
 
+/// The rise of published fine-tuning [2310.04363, its code]: s / steps of the other schedule's start, so that the first step has rate 0 and
+/// does nothing but fill the optimiser's memory. For comparisons; `warmup` wastes no step.
+template <Schedule Inner = constant_rate>
+class warmup_from_zero {
+ public:
+  explicit warmup_from_zero(index_t steps, Inner inner = {}) : steps_(steps), inner_(std::move(inner)) {
+    detail::check_schedule_steps("warmup_from_zero", "steps", steps, 0);
+  }
+  double operator()(index_t step) const {
+    detail::check_schedule_steps("warmup_from_zero", "step", step, 0);
+    if (step >= steps_) return inner_(step - steps_);
+    return inner_(0) * static_cast<double>(step) / static_cast<double>(steps_);
+  }
+
+ private:
+  index_t steps_;
+  Inner inner_;
+};
+
 /// `warmup_steps` up, `stable_steps` at 1, then a linear decay over `decay_steps` (whose own first step is
 /// still 1).
 class warmup_stable_decay {
