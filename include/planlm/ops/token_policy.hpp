@@ -129,7 +129,7 @@ struct token_policy_pullback {
     const A both = a + c;
     team.sync();  // every lane has read the two logits before their owners write them
     const auto picked = [=](index_t i) { return (i == chosen ? a : A(0)) + (i == end ? c : A(0)); };
-    if ((both == A(0) && h == A(0)) || top == A(-INFINITY)) {
+    if (both == A(0) && h == A(0)) {
       team.for_each(n, [=](index_t i) { row[i] = picked(i); });
       return;
     }
