@@ -20,6 +20,7 @@
 
 #include "parity_adapters.hpp"
 #include "parity_look_ahead.hpp"
+#include "parity_objectives.hpp"
 #include "parity_token_policy.hpp"
 
 namespace planlm::testing {
@@ -74,6 +75,7 @@ class operations {
     reductions();
     look_ahead_parity<B, Input>(cx_, out_);
     adapter_parity<B, Input>(cx_, out_);
+    objective_parity<B, Input>(cx_, out_);
     token_policy_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
