@@ -53,7 +53,7 @@ std::vector<trainer::method_about> methods() {
   return all;
 }
 std::vector<trainer::score_column> columns() {
-  return {{"l1", "L1", 4}, {"tv", "total variation", 4}, {"kl", "KL", 4}, {"log_z_error", "log Z - exact", 4}, {"seconds", "seconds", 1}};
+  return {{"l1", "L1", 5}, {"tv", "total variation", 5}, {"kl", "KL", 5}, {"log_z_error", "log Z - exact", 5}, {"seconds", "seconds", 1}};
 }
 
 void keep_learned(const run_folder& folder, const std::string& loss, const std::vector<double>& learned) {
