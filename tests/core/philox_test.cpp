@@ -81,3 +81,17 @@ TEST_CASE(
   CHECK(a.word(4, 9) != word);
   CHECK(philox{1, 9, 9}.at_step(2).with_stream(3).word(4, 5) == word);
 }
+
+TEST_CASE("neighbouring blocks made together are those made one by one") {
+  const philox random{(std::uint64_t{77} << 32) + 5, 0xFFFF1234u, 0x80000003u};
+  for (const std::uint64_t row : {std::uint64_t{0}, (std::uint64_t{3} << 32) + 0xFFFFFFF0u})
+    for (const std::uint32_t first : {0u, 4711u, 0xFFFFFFFAu})  // the last runs over the end
+      for (const int n : {1, 7, 16}) {
+        std::uint32_t words[64] = {};
+        random.neighbouring_bits<16>(row, first, n, words);
+        for (int k = 0; k < n; ++k) {
+          const random_block block = random.bits(row, first + static_cast<std::uint32_t>(k));
+          for (int j = 0; j < 4; ++j) CHECK(words[4 * k + j] == block.word[j]);
+        }
+      }
+}

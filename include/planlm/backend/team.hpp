@@ -1,12 +1,18 @@
 /// A team of one: how a CPU thread runs a row kernel.
 #pragma once
+#include <type_traits>
 #include <planlm/backend/concept.hpp>
 
 namespace planlm {
 
+/// A team whose members visit indices one after another, so that some of them can be done together: T::neighbours of them.
+template <class T>
+concept VisitsNeighbours = requires { T::neighbours; };
+
 /// Sums are kept in sixteen lanes and folded pairwise: the compiler may use vectors, and the order never depends on the machine.
 struct serial_team {
   static constexpr index_t lanes = 16;
+  static constexpr index_t neighbours = 16;  // so many indices, one after another, are worth doing together
 
   template <class F>
   PLANLM_HD void for_each(index_t n, F f) const {
@@ -16,8 +22,16 @@ struct serial_team {
   PLANLM_HD T sum(index_t n, F f) const {
     T lane[lanes] = {};
     const index_t full = n - n % lanes;
-    for (index_t i = 0; i < full; i += lanes)
-      for (index_t l = 0; l < lanes; ++l) lane[l] += f(i + l);
+    for (index_t i = 0; i < full; i += lanes) {
+      using value = std::remove_cvref_t<decltype(f(i))>;
+      if constexpr (std::is_same_v<value, T>) {
+        for (index_t l = 0; l < lanes; ++l) lane[l] += f(i + l);
+      } else {  // values first: a loop over two types of number would not become vectors
+        value v[lanes];
+        for (index_t l = 0; l < lanes; ++l) v[l] = f(i + l);
+        for (index_t l = 0; l < lanes; ++l) lane[l] += v[l];
+      }
+    }
     for (index_t i = full; i < n; ++i) lane[i - full] += f(i);
     for (index_t width = lanes / 2; width > 0; width /= 2)
       for (index_t l = 0; l < width; ++l) lane[l] += lane[l + width];

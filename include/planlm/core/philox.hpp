@@ -42,6 +42,36 @@ struct philox {
     return philox4x32({{block, static_cast<std::uint32_t>(row), stream, step ^ static_cast<std::uint32_t>(row >> 32)}},
                       static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
   }
+  /// Blocks first .. first + n - 1 of a row, n <= N, word j of block k at words[4 k + j]: in loops over the blocks, which become vectors.
+  template <int N>
+  PLANLM_HD constexpr void neighbouring_bits(std::uint64_t row, std::uint32_t first, int n, std::uint32_t* words) const {
+    constexpr std::uint64_t low = 0xFFFFFFFFu;
+    std::uint64_t a[N], b[N], c[N], d[N];  // of one width throughout: only then are the loops vectors
+    for (int k = 0; k < n; ++k) {
+      a[k] = (first + static_cast<std::uint64_t>(k)) & low;
+      b[k] = row & low;
+      c[k] = stream;
+      d[k] = step ^ (row >> 32);
+    }
+    std::uint64_t key0 = seed & low, key1 = seed >> 32;
+    for (int round = 0; round < 10; ++round) {
+      for (int k = 0; k < n; ++k) {
+        const std::uint64_t p0 = 0xD2511F53u * a[k], p1 = 0xCD9E8D57u * c[k];
+        a[k] = (p1 >> 32) ^ b[k] ^ key0;
+        b[k] = p1 & low;
+        c[k] = (p0 >> 32) ^ d[k] ^ key1;
+        d[k] = p0 & low;
+      }
+      key0 = (key0 + 0x9E3779B9u) & low;
+      key1 = (key1 + 0xBB67AE85u) & low;
+    }
+    for (int k = 0; k < n; ++k) {
+      words[4 * k] = static_cast<std::uint32_t>(a[k]);
+      words[4 * k + 1] = static_cast<std::uint32_t>(b[k]);
+      words[4 * k + 2] = static_cast<std::uint32_t>(c[k]);
+      words[4 * k + 3] = static_cast<std::uint32_t>(d[k]);
+    }
+  }
   /// Word `index` of row `row`.
   PLANLM_HD constexpr std::uint32_t word(std::uint64_t row, std::uint32_t index) const {
     return bits(row, index / 4).word[index % 4];

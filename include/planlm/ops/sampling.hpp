@@ -20,6 +20,7 @@
 #include <string>
 #include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/backend/team.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/math.hpp>
 
@@ -106,7 +107,7 @@ struct sample {
     const index_t n = cols;
     const sampling_rule how = rules ? rules[r] : rule;
     const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
-    const double whole = team.template sum<double>(n, [=](index_t i) { return double(math::exp(A(row[i]) - top)); });
+    const double whole = team.template sum<double>(n, [=](index_t i) { return math::exp(A(row[i]) - top); });
     if (!(whole < INFINITY)) {
       if (team.leader()) token[r] = -1, drawn[r] = plain[r] = A(NAN);
       return;
@@ -130,7 +131,7 @@ struct sample {
     const bool all = how.greedy || (beta == A(1) && b == A(-INFINITY));  // the same sum once more
     const double kept = all ? whole : team.template sum<double>(n, [=](index_t i) {
       const A v = A(row[i]);
-      return v >= b ? double(math::exp(beta * (v - top))) : 0.0;
+      return v >= b ? math::exp(beta * (v - top)) : A(0);
     });
     if (team.leader()) {
       const A v = A(row[chosen]);
@@ -222,8 +223,14 @@ struct sample {
     // What has been seen spares the rest most logarithms, so a sixteenth of the row goes ahead.
     const double start = gumbel(random.word(at, static_cast<std::uint32_t>(first)));
     std::int64_t key = (ordered(start) & ~index_bits) | (index_bits - first);
-    if (some > 0) key = best_key(team, row, top, beta, bound, at, 0, some, key);
-    key = best_key(team, row, top, beta, bound, at, some, blocks, key);
+    const auto search = [&](index_t begin, index_t end) {
+      if constexpr (VisitsNeighbours<Team>)
+        key = best_of_neighbours<Team::neighbours>(team, row, top, beta, bound, at, begin, end, key);
+      else
+        key = best_key(team, row, top, beta, bound, at, begin, end, key);
+    };
+    if (some > 0) search(0, some);
+    search(some, blocks);
     return index_bits - (key & index_bits);
   }
   /// The best of `least` and the keys of tokens 4 begin .. 4 end. A key is at most z / temperature + 22.9, and at most that - log(1 - U).
@@ -245,20 +252,55 @@ struct sample {
         const A shifted = beta * (v - top);
         if (!(v >= bound) || float(shifted) + 22.901f < float(best)) continue;
         if (!have_bits) bits = words.bits(at, static_cast<std::uint32_t>(block)), have_bits = true;
-        const float beyond = (static_cast<float>(~bits.word[j]) + 0.5f) * 0x1p-32f;
-        // -log of it is at most ln 2 for every halving that its exponent counts: most candidates are lost before a logarithm is taken.
-        const auto halvings = static_cast<float>(127 - (__builtin_bit_cast(std::int32_t, beyond) >> 23));
-        if (float(shifted) + 0.6931472f * halvings + 1e-3f < float(best)) continue;
-        if (float(shifted) - math::log(beyond) + 1e-3f < float(best)) continue;
-        const double own = double(shifted) + gumbel(bits.word[j]);
-        if (own < best) continue;
-        best = own;
-        const std::int64_t packed = (ordered(own) & ~index_bits) | (index_bits - i);
-        found = packed > found ? packed : found;
+        if (float(shifted) + 0.6931472f * halvings(survivor(bits.word[j])) + 1e-3f < float(best)) continue;
+        found = outdone(row, top, beta, i, bits.word[j], best, found);
       }
       return found;
     });
     return key > least ? key : least;
+  }
+  /// The same where one member of a team visits neighbours: what N blocks can reach at most is found for all of them together.
+  template <index_t N, class Team>
+  PLANLM_HD std::int64_t best_of_neighbours(const Team& team, const T* row, A top, A beta, A bound, std::uint64_t at, index_t begin,
+                                            index_t end, std::int64_t least) const {
+    const index_t n = cols;
+    const philox words = random;
+    double best = number(least & ~index_bits);
+    const std::int64_t key = team.template max<std::int64_t>((end - begin + N - 1) / N, [=](index_t group) mutable {
+      const index_t block = begin + group * N, from = 4 * block, most = 4 * (end - block) < n - from ? 4 * (end - block) : n - from;
+      const index_t count = most < 4 * N ? most : 4 * N;
+      const float least_reach = float(best) - 22.901f;
+      float reach[4 * N];
+      int near = 0;
+      for (index_t t = 0; t < count; ++t) {
+        const A v = A(row[from + t]);
+        reach[t] = v >= bound ? float(beta * (v - top)) : -INFINITY;
+      }
+      for (index_t t = 0; t < count; ++t) near += reach[t] >= least_reach;
+      std::int64_t found = no_key;
+      if (near == 0) return found;
+      std::uint32_t bits[4 * N];
+      words.template neighbouring_bits<N>(at, static_cast<std::uint32_t>(block), static_cast<int>((count + 3) / 4), bits);
+      for (index_t t = 0; t < count; ++t) reach[t] += 0.6931472f * halvings(survivor(bits[t])) + 1e-3f;
+      for (index_t t = 0; t < count; ++t)
+        if (!(reach[t] < float(best))) found = outdone(row, top, beta, from + t, bits[t], best, found);
+      return found;
+    });
+    return key > least ? key : least;
+  }
+  /// 1 - U of a word, and how often at least it halves: -log of it is at most ln 2 for every time, which most candidates need no logarithm
+  /// to be lost by.
+  PLANLM_HD static float survivor(std::uint32_t word) { return (static_cast<float>(~word) + 0.5f) * 0x1p-32f; }
+  PLANLM_HD static float halvings(float beyond) { return static_cast<float>(127 - (__builtin_bit_cast(std::int32_t, beyond) >> 23)); }
+  /// The key of candidate i if it is above `best`, which it then becomes; else what was found before.
+  PLANLM_HD static std::int64_t outdone(const T* row, A top, A beta, index_t i, std::uint32_t word, double& best, std::int64_t found) {
+    const A shifted = beta * (A(row[i]) - top);
+    if (float(shifted) - math::log(survivor(word)) + 1e-3f < float(best)) return found;
+    const double own = double(shifted) + gumbel(word);
+    if (own < best) return found;
+    best = own;
+    const std::int64_t packed = (ordered(own) & ~index_bits) | (index_bits - i);
+    return packed > found ? packed : found;
   }
   static constexpr std::int64_t index_bits = largest_vocabulary - 1;
   static constexpr std::uint32_t exploring_block = 0xFFFFFFFFu;  // the U_i of the largest vocabulary lie in blocks below 2^20
