@@ -1,0 +1,60 @@
+/// One seed of the comparison: every method at every number of labelled sentences, by the same frozen base model.
+#pragma once
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+#include "label_model.hpp"
+#include "trainer/run_book.hpp"
+
+namespace train_latent_classifier {
+
+/// The name of a score in results.json.
+std::string score_name(const std::string& what, int count);
+
+class experiment {
+ public:
+  experiment(machine& m, trainer::run& run, const part& base, const pattern& words, const classes& names, const division& text, const options& o);
+
+  /// Runs what the book lacks of this seed, and writes it into the book.
+  void run_seed(int seed, trainer::run_book& book);
+  /// Nats a token of lines of validation sentences under the base model, and of rationales in them.
+  std::string about_base() const;
+
+ private:
+  /// What the labels of one seed and size made, each made when it is first asked for.
+  struct cell;
+  /// Rationales that a sentence's label is read from: `votes` each, or one that is empty.
+  using rationales = std::vector<std::vector<tokens>>;
+  struct judgement {
+    double accuracy, nll, share;  // in percent; nats of the true label by the mean probability; of sentences said to be of the second class
+  };
+  judgement judge(const part& label_model, const rationales& z, std::span<const tokens> demonstrations = {}) const;
+  judgement judge(std::span<const double> odds, int votes) const;
+  rationales drawn(const part& policy, std::span<const example> sentences, int count, planlm::philox random) const;
+  std::unique_ptr<part> sampler_of(cell& c, const std::string& name, const part& label_model);
+  std::unique_ptr<part> labels_of(cell& c, const std::string& name, const part* from, const part& policy);
+  const part& supervised(cell& c);
+  judgement run_method(const std::string& method, cell& c, trainer::outcome& out);
+  judgement with_rationales(const part& policy, const part& label_model, cell& c, trainer::outcome& out);
+  judgement few_shot(cell& c, trainer::outcome& out) const;
+  judgement vectors(const cell& c) const;
+
+  machine& machine_;
+  trainer::run& run_;
+  const part& base_;
+  const pattern& words_;
+  const division& text_;
+  const options& options_;
+  std::array<std::string, 2> names_;
+  label_reader reader_;
+  planlm::rollout_rule rule_;
+  std::span<const example> scored_;
+  rationales none_;
+  std::shared_ptr<const judgement> zero_shot_;  // the same for all seeds
+};
+
+}  // namespace train_latent_classifier
