@@ -7,6 +7,7 @@
 #include <utility>
 #include <planlm/core/error.hpp>
 #include <planlm/training/replay_prompt_heap.hpp>
+#include <planlm/training/reward_temperature.hpp>
 #include <planlm/training/schedule.hpp>
 
 namespace sampler {
@@ -126,9 +127,7 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
   if (learns_flow(task.how)) flows = m.make_flows(task.prompts, 0);
   double flows_started = 0;
   prompt_replay memory({o.buffer, o.tolerance});
-  const auto temperature = [&](index_t s) {
-    return o.start_temperature + (o.end_temperature - o.start_temperature) * std::min(1.0, double(s) / double(o.horizon));
-  };
+  const reward_temperature temperature{o.start_temperature, o.end_temperature, o.horizon};
   const auto keep = [&](int prompt, const written& z, const log_reward_row& r) { memory.add(replay_item_of(prompt, z, r)); };
 
   machine::policy_result last;

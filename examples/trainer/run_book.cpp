@@ -170,7 +170,13 @@ void write_page(const run_folder& folder, const run_book& book, const page_words
     if (!first || first->samples.empty()) continue;
     if (!headed) page.section("Written texts", words.samples_lead);
     headed = true;
-    for (const written_text& s : first->samples) page.sample({m.name, s.given, {{s.written}}});
+    // Texts for one prompt stand together.
+    for (std::size_t i = 0; i < first->samples.size();) {
+      text_sample sample{m.name, first->samples[i].given, {}};
+      for (const std::string given = sample.context; i < first->samples.size() && first->samples[i].given == given; ++i)
+        sample.sentences.push_back({first->samples[i].written});
+      page.sample(sample);
+    }
   }
   std::vector<fact> abouts;
   for (const method_about& m : words.methods)

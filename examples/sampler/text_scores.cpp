@@ -1,0 +1,33 @@
+#include "text_scores.hpp"
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+#include <planlm/training/edit_distance.hpp>
+
+namespace sampler {
+
+diversity diversity_of(std::span<const std::vector<int>> texts, const embeddings& vectors) {
+  diversity d{NAN, NAN, NAN};
+  const auto n = static_cast<index_t>(texts.size());
+  std::set<std::pair<int, int>> different;
+  std::size_t pairs = 0;
+  for (const auto& t : texts)
+    for (std::size_t i = 0; i + 1 < t.size(); ++i) different.emplace(t[i], t[i + 1]), ++pairs;
+  if (pairs > 0) d.distinct = double(different.size()) / double(pairs);
+  if (n < 2) return d;
+  double cosine = 0, edits = 0;
+  for (index_t a = 0; a < n; ++a)
+    for (index_t b = a + 1; b < n; ++b) {
+      const auto x = vectors.row(a), y = vectors.row(b);
+      for (std::size_t i = 0; i < x.size(); ++i) cosine += double(x[i]) * double(y[i]);
+      const auto &s = texts[static_cast<std::size_t>(a)], &t = texts[static_cast<std::size_t>(b)];
+      const std::size_t longer = std::max(s.size(), t.size());
+      if (longer > 0) edits += double(edit_distance(s, t)) / double(longer);
+    }
+  const double count = double(n) * double(n - 1) / 2;
+  d.cosine = 1 - cosine / count, d.edits = edits / count;
+  return d;
+}
+
+}  // namespace sampler
