@@ -27,11 +27,14 @@ struct bigram_lm {
     tensor<B> unit;              // (V, V)
   };
   lm_sizes sizes;
-  auto operator()(context<B>& cx, const params& p, indices<B> tokens, const sequences<B>&) const {
-    const auto last = ops::gather_rows(cx, const_tensor<B>(p.unit), tokens);
-    return vjp{last, [] {}};
-  }
 };
+kv_cache<B> cache_of(context<B>& cx, const bigram_lm&, index_t sequences, index_t capacity) {
+  return {cx, 1, attention_shape{1, 1, 1, true}, sequences, capacity};
+}
+const_tensor<B> decode(context<B>& cx, const bigram_lm&, const bigram_lm::params& p, indices<B> tokens, const decoding_rows<B>&,
+                       const kv_cache<B>&) {
+  return ops::gather_rows(cx, const_tensor<B>(p.unit), tokens);
+}
 
 /// The toy model of golden section G.
 struct toy {
@@ -195,6 +198,34 @@ TEST_CASE("a reward does not depend on the size of blocks nor on the other traje
   CHECK(likelihood_reward(lm.cx, lm.model, lm.theta.weights, o)(trajectories<float>(z)) == at_once);
   CHECK(answer_reward(lm.cx, lm.model, lm.theta.weights, answer, o)(trajectories<float>(z)) == answers);
   CHECK(likelihood_reward(lm.cx, lm.model, lm.theta.weights, o)(trajectories<float>(z).subspan(2, 1))[0] == at_once[2]);
+}
+
+TEST_CASE("facts 17 and 18: a policy that is the frozen model has u = 0 to the bit, and u = (1 - 1/T) log p at temperature T") {
+  scored<transformer_lm<cpu<float>>> lm(lm_sizes{23, 24, 6, 3, 2});
+  const std::vector<std::vector<int>> prompts{{3, 17, 8}, {5}, {3, 17, 8}, {20, 9, 1, 4}, {5}, {11, 12}};
+  rollout_sampler<transformer_lm<cpu<float>>> sampler(lm.cx, lm.model, lm.theta.weights, 4);
+  rollout_rule rule;
+  rule.stop = 2, rule.longest = 12;
+  for (const bool penalised : {false, true}) {
+    if (penalised) rule.penalty.assign(23, 0.0f), rule.penalty[7] = -3, rule.penalty[2] = -1;
+    const auto z = sampler.sample(prompts, rule, philox{8});
+    const likelihood_reward reward(lm.cx, lm.model, lm.theta.weights, {.stop = 2, .penalty = rule.penalty});
+    const auto split = split_rewards(reward, z);
+    std::size_t prefixes = 0;
+    for (std::size_t b = 0; b < z.size(); ++b) {
+      double written = 0;
+      const auto cold = tempered(split[b], 0.5);
+      for (std::size_t k = 0; k <= z[b].actions.size(); ++k) {
+        if (k > 0) written += double(z[b].taken[k - 1]);
+        if (k == 12) continue;  // there the policy's stop is certain, the model's is not
+        const double log_q = written + double(z[b].stop[k]);
+        CHECK(log_q - split[b].base[k] == 0);
+        CHECK(log_q - cold[k] == Approx((1 - 2) * log_q).epsilon(1e-14));
+        ++prefixes;
+      }
+    }
+    CHECK(prefixes > 20);
+  }
 }
 
 TEST_CASE("an answer's reward is a forward pass for every prefix with the answer appended, shared prefixes or not") {
