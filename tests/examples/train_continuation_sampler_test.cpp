@@ -117,7 +117,9 @@ TEST_CASE("a sampler of sentences says in one line what it cannot do") {
   CHECK(says(refusal({"--rows", "1"}), "--rows: give a whole number from 2 to "));
   CHECK(says(refusal({"--tempered", ".9"}), "expected at most 1"));
   CHECK(says(refusal({"--heads", "3"}), "--width 16 is no multiple of --heads 3"));
-  CHECK(says(refusal({"--text", (p / "none.txt").string()}), "none.txt: no such file"));
+  words elsewhere = p.command();
+  elsewhere[1] = (p / "none.txt").string();
+  CHECK(says(examples::run(continuation_sampler, elsewhere).err, "none.txt: no such file"));
 }
 
 TEST_CASE("a folder of a run with other settings is refused by the name of the first that differs") {
