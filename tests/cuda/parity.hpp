@@ -21,6 +21,7 @@
 #include "parity_adapters.hpp"
 #include "parity_look_ahead.hpp"
 #include "parity_objectives.hpp"
+#include "parity_rollouts.hpp"
 #include "parity_token_policy.hpp"
 
 namespace planlm::testing {
@@ -76,6 +77,7 @@ class operations {
     look_ahead_parity<B, Input>(cx_, out_);
     adapter_parity<B, Input>(cx_, out_);
     objective_parity<B, Input>(cx_, out_);
+    rollout_parity<B, Input>(cx_, out_);
     token_policy_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
