@@ -33,11 +33,13 @@ trainer::outcome train_one(const target& to, const options& o, const std::string
                            const run_folder& folder) {
   random = philox{static_cast<std::uint64_t>(seed)};
   const std::unique_ptr<learner> sampler = make_learner(to, o, loss, seed, random);
-  trainer::stage_state state{loss, seed, o.steps(), "--rate", sampler->parts(), {}, sampler->memories()};
+  double near = NAN;  // trajectories until the sampler first came near
+  trainer::stage_state state{loss, seed, o.steps(), "--rate", sampler->parts(), {{"near", &near}}, sampler->memories()};
   const index_t every = std::max(1, o.steps() / o.evaluations);
   const auto observe = [&](index_t s) {
     if ((s + 1) % every != 0 && s + 1 != o.steps()) return true;
     const comparison c = sampler->compare();
+    if (std::isnan(near) && c.tv < near_enough) near = double(s + 1) * o.batch;
     r.observe(seed, loss, s + 1, "exact", {{"l1", c.l1}, {"tv", c.tv}, {"kl", c.kl}, {"log_z_error", c.log_z_error}});
     return true;
   };
@@ -45,7 +47,7 @@ trainer::outcome train_one(const target& to, const options& o, const std::string
   const auto spent = r.stage(state, [&](index_t s) { return sampler->step(s); }, observe, where);
   const comparison c = sampler->compare();
   if (seed == o.common.first_seed) keep_learned(folder, loss, c.learned);
-  return {loss, seed, {{"l1", c.l1}, {"tv", c.tv}, {"kl", c.kl}, {"log_z_error", c.log_z_error}, {"seconds", spent.seconds}}, {}};
+  return {loss, seed, {{"l1", c.l1}, {"tv", c.tv}, {"kl", c.kl}, {"log_z_error", c.log_z_error}, {"near", near}, {"seconds", spent.seconds}}, {}};
 }
 
 void train(const options& o, std::vector<std::pair<std::string, std::string>> settings, std::vector<std::string> command) {

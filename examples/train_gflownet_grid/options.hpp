@@ -18,7 +18,7 @@ struct options {
   std::string policy = "network", backward = "uniform";
   int hidden = 128;
   // training
-  int batch = 16, trajectories = 32000, evaluations = 50;
+  int batch = 16, trajectories = 32000, evaluations = 100;
   double rate = 0, flow_rate = 0.1, last_share = 1, clip = 0;
   double lambda = 0.9, flow_weight = 1;
   double epsilon = 0, temperature = 1;

@@ -8,6 +8,9 @@
 
 namespace train_gflownet_grid {
 
+/// The total variation below which a sampler counts as near its target.
+inline constexpr double near_enough = 0.05;
+
 std::vector<trainer::method_about> methods();
 std::vector<trainer::score_column> columns();
 /// Keeps what a sampler of the first seed learned, for the pictures.

@@ -2,7 +2,7 @@
 ///
 /// States in breadth-first order: the children of s are 2 s + 1 (action 0) and 2 s + 2 (action 1).
 #pragma once
-#include <cmath>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>

@@ -22,10 +22,12 @@ inline std::vector<std::uint64_t> motif_modes(int bits, int count, philox random
   std::vector<std::uint64_t> modes;
   for (std::uint64_t trial = 0; static_cast<int>(modes.size()) < count; ++trial) {
     if (trial > 1000 + 100 * static_cast<std::uint64_t>(std::max(count, 0)))
-      throw error("motif_modes: found " + std::to_string(modes.size()) + " different sequences of " + std::to_string(bits) + " bits, " + std::to_string(count) + " were asked for");
+      throw error("motif_modes: found " + std::to_string(modes.size()) + " different sequences of " + std::to_string(bits) +
+                  " bits, " + std::to_string(count) + " were asked for");
     std::uint64_t sequence = 0;
     const int blocks = (bits + 7) / 8;
-    for (int block = 0; block < blocks; ++block) sequence = sequence << 8 | motifs[random.below(5, trial, static_cast<std::uint32_t>(block))];
+    for (int block = 0; block < blocks; ++block)
+      sequence = sequence << 8 | motifs[random.below(5, trial, static_cast<std::uint32_t>(block))];
     sequence >>= 8 * blocks - bits;
     if (std::find(modes.begin(), modes.end(), sequence) == modes.end()) modes.push_back(sequence);
   }
@@ -36,7 +38,8 @@ class bit_sequence {
  public:
   /// Modes as numbers of words * word bits, the first word highest.
   bit_sequence(int word, int words, std::vector<std::uint64_t> modes, double temperature = 1)
-      : word_(word), modes_(check(word, words, std::move(modes))), tree_(1 << word, words, [&](const std::vector<int>& s) { return reward_of(s, word * words, temperature); }, words) {}
+      : word_(word), modes_(check(word, words, std::move(modes), temperature)),
+        tree_(1 << word, words, [&](const std::vector<int>& s) { return reward_of(s, word * words, temperature); }, words) {}
 
   index_t states() const { return tree_.states(); }
   int actions() const { return tree_.actions(); }
@@ -49,9 +52,11 @@ class bit_sequence {
   std::uint64_t bits_of(index_t state) const { return joined(tree_.letters_of(state)); }
 
  private:
-  static std::vector<std::uint64_t> check(int word, int words, std::vector<std::uint64_t> modes) {
+  static std::vector<std::uint64_t> check(int word, int words, std::vector<std::uint64_t> modes, double temperature) {
     if (word < 1 || words < 1 || word > 16 || word * words > 30)
-      throw error("bit_sequence: " + std::to_string(words) + " words of " + std::to_string(word) + " bits; up to 30 bits together can be enumerated");
+      throw error("bit_sequence: " + std::to_string(words) + " words of " + std::to_string(word) +
+                  " bits; up to 30 bits together can be enumerated");
+    if (!(temperature > 0)) throw error("bit_sequence: temperature " + std::to_string(temperature) + ", expected above 0");
     if (modes.empty()) throw error("bit_sequence: there is no mode");
     return modes;
   }

@@ -10,6 +10,7 @@
 #pragma once
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <vector>
@@ -29,7 +30,7 @@ concept Environment = requires(const E& e, index_t state, int action) {
   { e.parent(state, action) } -> std::convertible_to<index_t>;  // -1: no step of this action leads here
   { e.stops(state) } -> std::convertible_to<bool>;
   { e.log_reward(state) } -> std::convertible_to<double>;  // read where stops(state)
-} || because<"Environment: needs states(), actions(), child(state, action), parent(state, action), stops(state) and log_reward(state)", E>();
+} || because<"Environment: needs states(), actions(), child(state, action), parent(state, action), stops(state), log_reward(state)", E>();
 
 /// An environment written out: quick to ask, and checked.
 class state_graph {
@@ -40,7 +41,8 @@ class state_graph {
   template <Environment E>
   explicit state_graph(const E& e) : states_(e.states()), actions_(e.actions()) {
     if (states_ < 1 || actions_ < 1)
-      throw error("state_graph: " + std::to_string(states_) + " states and " + std::to_string(actions_) + " actions; each must be positive");
+      throw error("state_graph: " + std::to_string(states_) + " states and " + std::to_string(actions_) +
+                  " actions; each must be positive");
     const auto size = static_cast<std::size_t>(states_);
     child_.reserve(size * static_cast<std::size_t>(actions_));
     parent_.reserve(size * static_cast<std::size_t>(actions_));
@@ -50,8 +52,10 @@ class state_graph {
       bool leaves = e.stops(s), arrives = s == 0;
       for (int a = 0; a < actions_; ++a) {
         const index_t to = e.child(s, a), from = e.parent(s, a);
-        if (to != -1 && (to <= s || to >= states_ || e.parent(to, a) != s)) fail(s, "action " + std::to_string(a) + " leads to " + std::to_string(to) + ", which must be larger and lead back");
-        if (from != -1 && (from < 0 || from >= s || e.child(from, a) != s)) fail(s, "is no child of its parent " + std::to_string(from) + " by action " + std::to_string(a));
+        if (to != -1 && (to <= s || to >= states_ || e.parent(to, a) != s))
+          fail(s, "action " + std::to_string(a) + " leads to " + std::to_string(to) + ", which must be larger and lead back");
+        if (from != -1 && (from < 0 || from >= s || e.child(from, a) != s))
+          fail(s, "is no child of its parent " + std::to_string(from) + " by action " + std::to_string(a));
         child_.push_back(to);
         parent_.push_back(from);
         leaves = leaves || to != -1;
@@ -76,7 +80,9 @@ class state_graph {
 
  private:
   std::size_t at(index_t s, int a) const { return static_cast<std::size_t>(s * actions_ + a); }
-  [[noreturn]] static void fail(index_t s, const std::string& what) { throw error("state_graph: state " + std::to_string(s) + ": " + what); }
+  [[noreturn]] static void fail(index_t s, const std::string& what) {
+    throw error("state_graph: state " + std::to_string(s) + ": " + what);
+  }
 
   index_t states_ = 0;
   int actions_ = 0;

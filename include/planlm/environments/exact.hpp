@@ -7,6 +7,7 @@
 /// one only. Tables as in environment.hpp.   [2106.04399; 2111.09266]
 #pragma once
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <vector>
@@ -37,7 +38,8 @@ std::vector<double> posterior(const E& env) {
 namespace detail {
 inline void check_table(const char* what, std::size_t size, index_t states, int width) {
   if (size != static_cast<std::size_t>(states * width))
-    throw shape_error(std::string("exact: the ") + what + " table has " + std::to_string(size) + " entries, expected " + std::to_string(states) + " rows of " + std::to_string(width));
+    throw shape_error(std::string("exact: the ") + what + " table has " + std::to_string(size) + " entries, expected " +
+                      std::to_string(states) + " rows of " + std::to_string(width));
 }
 }  // namespace detail
 
@@ -50,7 +52,8 @@ std::vector<double> log_flows(const E& env, const std::vector<double>& backward)
     log_sum out;
     if (env.stops(s)) out.add(env.log_reward(s));
     for (int a = 0; a < env.actions(); ++a)
-      if (const index_t c = env.child(s, a); c != -1) out.add(flow[static_cast<std::size_t>(c)] + backward[static_cast<std::size_t>(c * env.actions() + a)]);
+      if (const index_t c = env.child(s, a); c != -1)
+        out.add(flow[static_cast<std::size_t>(c)] + backward[static_cast<std::size_t>(c * env.actions() + a)]);
     flow[static_cast<std::size_t>(s)] = out.value();
   }
   return flow;
@@ -70,7 +73,8 @@ std::vector<double> optimal_policy(const E& env, const std::vector<double>& back
     const bool dead = own == minus_infinity;
     for (int a = 0; a < exit; ++a)
       if (const index_t c = env.child(s, a); c != -1)
-        row[a] = dead ? -std::log(choices) : flow[static_cast<std::size_t>(c)] + backward[static_cast<std::size_t>(c * exit + a)] - own;
+        row[a] = dead ? -std::log(choices)
+                      : flow[static_cast<std::size_t>(c)] + backward[static_cast<std::size_t>(c * exit + a)] - own;
     if (env.stops(s)) row[exit] = dead ? -std::log(choices) : env.log_reward(s) - own;
   }
   return table;
@@ -86,7 +90,8 @@ std::vector<double> visits(const E& env, const std::vector<double>& forward) {
   for (index_t s = 0; s < env.states(); ++s)
     for (int a = 0; a < exit; ++a)
       if (const index_t c = env.child(s, a); c != -1)
-        visit[static_cast<std::size_t>(c)] += visit[static_cast<std::size_t>(s)] * std::exp(forward[static_cast<std::size_t>(s * (exit + 1) + a)]);
+        visit[static_cast<std::size_t>(c)] +=
+            visit[static_cast<std::size_t>(s)] * std::exp(forward[static_cast<std::size_t>(s * (exit + 1) + a)]);
   return visit;
 }
 /// How probable it is that a policy ends at each state.

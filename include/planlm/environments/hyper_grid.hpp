@@ -8,6 +8,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <string>
 #include <vector>
 #include <planlm/environments/environment.hpp>
@@ -27,12 +28,14 @@ class hyper_grid {
   hyper_grid(int dimensions, int side, grid_reward reward = grid_reward::original, grid_heights heights = {})
       : dimensions_(dimensions), side_(side), reward_(reward), heights_(heights) {
     if (dimensions < 1 || side < 2)
-      throw error("hyper_grid: " + std::to_string(dimensions) + " dimensions of side " + std::to_string(side) + "; expected at least 1 of side at least 2");
+      throw error("hyper_grid: " + std::to_string(dimensions) + " dimensions of side " + std::to_string(side) +
+                  "; expected at least 1 of side at least 2");
     stride_.assign(static_cast<std::size_t>(dimensions), 1);
     for (int i = 0; i < dimensions; ++i) {
       stride_[static_cast<std::size_t>(dimensions - 1 - i)] = states_;
       states_ *= side;
-      if (states_ > index_t{1} << 31) throw error("hyper_grid: more than 2^31 points; a smaller side or fewer dimensions can be enumerated");
+      if (states_ > index_t{1} << 31)
+        throw error("hyper_grid: more than 2^31 points; a smaller side or fewer dimensions can be enumerated");
     }
     const auto given = [](double& r, double usual) {
       if (r < 0) r = usual;

@@ -3,8 +3,8 @@
 /// A row of logits belongs to a state: forward (actions + 1), the exit last; backward (actions), which action is undone. Only permitted
 /// entries are read; the others get log-probability -infinity and no gradient.
 #pragma once
-#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <string>
 #include <vector>
 #include <planlm/environments/environment.hpp>
@@ -26,7 +26,8 @@ void log_softmax_where(const double* logits, int n, const Permitted& permitted, 
 template <Environment E>
 void forward_row(const E& env, index_t state, const double* logits, double* out) {
   const int exit = env.actions();
-  detail::log_softmax_where(logits, exit + 1, [&](int j) { return j == exit ? env.stops(state) : env.child(state, j) != -1; }, out);
+  const auto permitted = [&](int j) { return j == exit ? bool(env.stops(state)) : env.child(state, j) != -1; };
+  detail::log_softmax_where(logits, exit + 1, permitted, out);
 }
 /// log P_B(. | state) from its logits (actions).
 template <Environment E>
@@ -47,17 +48,21 @@ template <Environment E>
 std::vector<double> forward_table(const E& env, const std::vector<double>& logits) {
   const auto width = static_cast<std::size_t>(env.actions()) + 1, states = static_cast<std::size_t>(env.states());
   if (logits.size() != states * width)
-    throw shape_error("forward_table: " + std::to_string(logits.size()) + " logits, expected " + std::to_string(states * width) + " (states, actions + 1)");
+    throw shape_error("forward_table: " + std::to_string(logits.size()) + " logits, expected " + std::to_string(states * width) +
+                      " (states, actions + 1)");
   std::vector<double> table(logits.size());
-  for (std::size_t s = 0; s < states; ++s) forward_row(env, static_cast<index_t>(s), &logits[s * width], &table[s * width]);
+  for (std::size_t s = 0; s < states; ++s)
+    forward_row(env, static_cast<index_t>(s), &logits[s * width], &table[s * width]);
   return table;
 }
 /// The gradient of the logits: `width` entries a state.
 inline std::vector<double> table_pullback(const std::vector<double>& table, const std::vector<double>& d, int width) {
   if (table.size() != d.size() || width < 1 || table.size() % static_cast<std::size_t>(width) != 0)
-    throw shape_error("table_pullback: a table of " + std::to_string(table.size()) + ", gradients of " + std::to_string(d.size()) + ", rows of " + std::to_string(width));
+    throw shape_error("table_pullback: a table of " + std::to_string(table.size()) + ", gradients of " + std::to_string(d.size()) +
+                      ", rows of " + std::to_string(width));
   std::vector<double> dlogits(table.size(), 0.0);
-  for (std::size_t at = 0; at < table.size(); at += static_cast<std::size_t>(width)) row_pullback(&table[at], &d[at], width, &dlogits[at]);
+  for (std::size_t at = 0; at < table.size(); at += static_cast<std::size_t>(width))
+    row_pullback(&table[at], &d[at], width, &dlogits[at]);
   return dlogits;
 }
 
@@ -69,7 +74,8 @@ struct exploration {
 /// The behaviour's log-probabilities from a forward row (actions + 1) of logits or log-probabilities; -infinity stays so.
 inline void explore_row(const double* row, int n, const exploration& rule, double* out) {
   if (!(rule.temperature > 0) || !(rule.uniform >= 0 && rule.uniform <= 1))
-    throw error("exploration: temperature " + std::to_string(rule.temperature) + " and uniform share " + std::to_string(rule.uniform) + ", expected above 0 and in [0, 1]");
+    throw error("exploration: temperature " + std::to_string(rule.temperature) + " and uniform share " +
+                std::to_string(rule.uniform) + ", expected above 0 and in [0, 1]");
   int permitted = 0;
   log_sum all;
   for (int j = 0; j < n; ++j) {

@@ -4,9 +4,9 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 #include <planlm/core/philox.hpp>
 #include <planlm/environments/policy_table.hpp>
@@ -26,7 +26,8 @@ struct trajectory {
 inline int choose(const double* row, int n, double u) {
   double total = 0;
   for (int j = 0; j < n; ++j) total += std::exp(row[j]);
-  if (!(total > 0)) throw numeric_error("choose: a row of " + std::to_string(n) + " choices has total probability " + std::to_string(total));
+  if (!(total > 0))
+    throw numeric_error("choose: a row of " + std::to_string(n) + " choices has total probability " + std::to_string(total));
   double left = u * total;
   int last = -1;
   for (int j = 0; j < n; ++j) {
@@ -46,7 +47,8 @@ trajectory sample_forward(const E& env, const RowOf& row_of, const exploration& 
   trajectory t{{0}, {}};
   for (;;) {
     explore_row(row_of(t.states.back()), exit + 1, rule, behaviour.data());
-    const int action = choose(behaviour.data(), exit + 1, random.uniform(row, static_cast<std::uint32_t>(t.actions.size())));
+    const double u = random.uniform(row, static_cast<std::uint32_t>(t.actions.size()));
+    const int action = choose(behaviour.data(), exit + 1, u);
     t.actions.push_back(action);
     if (action == exit) return t;
     t.states.push_back(env.child(t.states.back(), action));
@@ -56,11 +58,13 @@ trajectory sample_forward(const E& env, const RowOf& row_of, const exploration& 
 /// A trajectory that ends at `object`, drawn by the backward rows: row_of(state) -> const double* (actions).
 template <Environment E, class RowOf>
 trajectory sample_backward(const E& env, index_t object, const RowOf& row_of, philox random, std::uint64_t row) {
-  if (object < 0 || object >= env.states() || !env.stops(object)) throw error("sample_backward: state " + std::to_string(object) + " is no object");
+  if (object < 0 || object >= env.states() || !env.stops(object))
+    throw error("sample_backward: state " + std::to_string(object) + " is no object");
   trajectory t{{object}, {env.actions()}};
   while (t.states.back() != 0) {
     const index_t s = t.states.back();
-    const int action = choose(row_of(s), env.actions(), random.uniform(row, static_cast<std::uint32_t>(t.states.size())));
+    const double u = random.uniform(row, static_cast<std::uint32_t>(t.states.size()));
+    const int action = choose(row_of(s), env.actions(), u);
     t.actions.push_back(action);
     t.states.push_back(env.parent(s, action));
   }
