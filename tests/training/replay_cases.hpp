@@ -1,5 +1,8 @@
 /// What the tests of replay buffers share: items, and damage to saved values.
 #pragma once
+#include <cmath>
+#include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
