@@ -42,15 +42,15 @@ std::string fingerprint(const division& d) {
 }
 
 /// What the base model learns from: lines of unlabelled sentences one behind the other, from a random one on.
-sampler::packed_text base_batch(const division& d, const pattern& words, const options& o, index_t step) {
+sampler::packed_text base_batch(const base_text& lines, const pattern& words, const options& o, index_t step) {
   const philox random{0, static_cast<std::uint32_t>(step), 48u << 16};
   sampler::packed_text batch;
   for (int b = 0; b < o.base.batch; ++b) {
     tokens all{words.pieces().bos()};
     for (std::uint32_t i = 0; static_cast<int>(all.size()) <= o.base.length; ++i) {
       const auto row = static_cast<std::uint64_t>(b) << 32 | i;
-      const auto at = random.with_stream(49u << 16).below(static_cast<std::uint32_t>(d.unlabelled.size()), row, 0);
-      const tokens line = words.line(d.unlabelled[at], random, row);
+      const auto at = random.with_stream(random.stream + 32).below(static_cast<std::uint32_t>(lines.size()), row, 0);
+      const tokens line = lines.line(at, random, row);
       all.insert(all.end(), line.begin(), line.end());
     }
     all.resize(static_cast<std::size_t>(o.base.length) + 1);
@@ -62,7 +62,7 @@ sampler::packed_text base_batch(const division& d, const pattern& words, const o
   return batch;
 }
 
-void train(const options& o, std::vector<std::pair<std::string, std::string>> settings, const std::vector<std::string>& command) {
+void train(options o, std::vector<std::pair<std::string, std::string>> settings, const std::vector<std::string>& command) {
   const auto begin = std::chrono::steady_clock::now();
   const classes given{read_class("--class", o.class_files[0]), read_class("--class", o.class_files[1])};
   if (given[0].name == given[1].name) throw input_error("--class: both classes are called '" + given[0].name + "'");
@@ -74,7 +74,9 @@ void train(const options& o, std::vector<std::pair<std::string, std::string>> se
     add_unlabelled(text, std::move(more));
   }
   const pattern words(text.unlabelled, o.vocabulary, o.tokens);
-  words.label_tokens(given[0].name, given[1].name);
+  const base_text lines(words, text.unlabelled, o.width_svd);
+  if (o.labels_said.empty()) o.labels_said = {given[0].name, given[1].name};
+  words.label_tokens(o.labels_said[0], o.labels_said[1]);
   run_folder folder(o.common.out);
   interrupt_guard interrupt;
   settings.emplace_back("classes", given[0].name + ", " + given[1].name);
@@ -90,8 +92,8 @@ void train(const options& o, std::vector<std::pair<std::string, std::string>> se
                             " to label, " + std::to_string(text.unlabelled.size()) + " unlabelled for the base model; vocabulary " +
                             std::to_string(words.size());
   std::cerr << about << '\n';
-  const auto base = sampler::base_model(*device, r, o.base, [&](index_t s) { return base_batch(text, words, o, s); });
-  experiment e(*device, r, *base, words, given, text, o);
+  const auto base = sampler::base_model(*device, r, o.base, [&](index_t s) { return base_batch(lines, words, o, s); });
+  experiment e(*device, r, *base, words, lines, given, text, o);
   const std::string quality = e.about_base();
   std::cerr << quality << '\n';
   for (int seed = o.common.first_seed; seed < o.common.first_seed + o.common.seeds; ++seed) {

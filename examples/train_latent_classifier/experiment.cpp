@@ -6,7 +6,6 @@
 #include <utility>
 #include <planlm/core/error.hpp>
 #include <planlm/io/table.hpp>
-#include <planlm/text/tfidf_svd.hpp>
 #include "methods.hpp"
 #include "regression.hpp"
 
@@ -30,34 +29,29 @@ struct experiment::cell {
   std::string stage(const std::string& name) const { return name + "-" + std::to_string(count); }
 };
 
-experiment::experiment(machine& m, trainer::run& run, const part& base, const pattern& words, const classes& names, const division& text,
-                       const options& o)
-    : machine_(m), run_(run), base_(base), words_(words), text_(text), options_(o), names_{names[0].name, names[1].name},
-      reader_(m, words, words.label_tokens(names[0].name, names[1].name)), scored_(o.score == "test" ? text.test : text.validation),
+experiment::experiment(machine& m, trainer::run& run, const part& base, const pattern& words, const base_text& lines,
+                       const classes& names, const division& text, const options& o)
+    : machine_(m), run_(run), base_(base), words_(words), lines_(lines), text_(text), options_(o), names_{names[0].name, names[1].name},
+      reader_(m, words, words.label_tokens(o.labels_said[0], o.labels_said[1])), scored_(o.score == "test" ? text.test : text.validation),
       none_(scored_.size(), std::vector<tokens>(1)) {
   rule_.stop = words.so();
   rule_.shortest = 1, rule_.longest = o.longest;
   rule_.penalty = words.penalty(reader_.labels());
+  const std::size_t count = std::min<std::size_t>(text.unlabelled.size(), 300);
+  for (std::size_t i = 0; i < count; ++i) calibration_.push_back({text.unlabelled[i * text.unlabelled.size() / count], 0});
 }
 
 std::string experiment::about_base() const {
-  packed_text lines;
-  const std::size_t count = std::min<std::size_t>(text_.validation.size(), 400);
-  for (std::size_t i = 0; i < count; ++i) {
-    tokens line = words_.line(text_.validation[i].sentence, draws(0, of_learning), i);
+  // Of sentences it has seen, with words it may not have: what it knows of the pattern.
+  packed_text lines, marked;
+  for (std::size_t i = 0; i < std::min<std::size_t>(lines_.size(), 400); ++i) {
+    tokens line = lines_.line(i, draws(0, of_learning), i);
     line.insert(line.begin(), words_.pieces().bos());
     lines.add(line);
+    marked.add(line, static_cast<std::size_t>(std::find(line.begin(), line.end(), words_.cue()) - line.begin()) + 1);
   }
-  const double all = sampler::nats_per_token(machine_, base_, lines);
-  // Of the rationale alone: what stands between CUE and END.
-  packed_text keys;
-  for (std::size_t s = 0; s + 1 < lines.offsets.size(); ++s) {
-    const auto from = static_cast<std::size_t>(lines.offsets[s]), to = static_cast<std::size_t>(lines.offsets[s + 1]);
-    const tokens line(lines.tokens.begin() + static_cast<std::ptrdiff_t>(from), lines.tokens.begin() + static_cast<std::ptrdiff_t>(to));
-    keys.add(line, static_cast<std::size_t>(std::find(line.begin(), line.end(), words_.cue()) - line.begin()) + 1);
-  }
-  return "base model, on validation lines: " + planlm::with_digits(all, 2) + " nats a token, " +
-         planlm::with_digits(sampler::nats_per_token(machine_, base_, keys), 2) + " behind the cue";
+  return "base model: " + planlm::with_digits(sampler::nats_per_token(machine_, base_, lines), 2) + " nats a token of its lines, " +
+         planlm::with_digits(sampler::nats_per_token(machine_, base_, marked), 2) + " of their words behind the cue";
 }
 
 experiment::judgement experiment::judge(std::span<const double> odds, int votes) const {
@@ -77,12 +71,12 @@ experiment::judgement experiment::judge(std::span<const double> odds, int votes)
   const double n = double(scored_.size());
   return {100 * j.accuracy / n, j.nll / n, 100 * j.share / n};
 }
-experiment::judgement experiment::judge(const part& label_model, const rationales& z, std::span<const tokens> demonstrations) const {
+experiment::judgement experiment::judge(const label_model& model, const rationales& z, std::span<const tokens> demonstrations) const {
   std::vector<double> odds;
   std::vector<reading> some;
   const auto read = [&] {
     run_.stop_if_asked();
-    const std::vector<double> more = reader_.odds(label_model, some);
+    const std::vector<double> more = reader_.odds(model, some);
     odds.insert(odds.end(), more.begin(), more.end());
     some.clear();
   };
@@ -111,11 +105,11 @@ experiment::rationales experiment::drawn(const part& policy, std::span<const exa
   return out;
 }
 
-std::unique_ptr<part> experiment::sampler_of(cell& c, const std::string& name, const part& label_model) {
+std::unique_ptr<part> experiment::sampler_of(cell& c, const std::string& name, const label_model& model) {
   std::vector<int> labels;
   std::vector<tokens> prompts;
   for (const example& e : c.examples) labels.push_back(e.label), prompts.push_back(words_.prompt(e.sentence));
-  const auto reward = std::make_shared<rationale_reward>(machine_, reader_, base_, label_model, labels, options_.wrong);
+  const auto reward = std::make_shared<rationale_reward>(machine_, reader_, base_, model, labels, options_.wrong);
   sampler::tuning_task task;
   task.name = c.stage(name), task.seed = c.seed, task.prompts = static_cast<int>(prompts.size());
   task.prompt = [&](int i) { return prompts[static_cast<std::size_t>(i)]; };
@@ -144,20 +138,36 @@ const part& experiment::supervised(cell& c) {
   return *c.supervised;
 }
 
-experiment::judgement experiment::with_rationales(const part& policy, const part& label_model, cell& c, trainer::outcome& out) {
+experiment::judgement experiment::with_rationales(const part& policy, const label_model& model, cell& c, trainer::outcome& out) {
   const rationales z = drawn(policy, scored_, options_.votes, draws(c.seed, of_votes));
   if (c.count == options_.counts.back()) {
     out.samples.clear();
     for (std::size_t i : {std::size_t{0}, std::size_t{1}, scored_.size() - 2, scored_.size() - 1}) {
       std::vector<reading> readings;
       for (const tokens& one : z[i]) readings.push_back({words_.prompt(scored_[i].sentence), one});
-      const std::vector<double> odds = reader_.odds(label_model, readings);
+      const std::vector<double> odds = reader_.odds(model, readings);
       const std::string given = names_[static_cast<std::size_t>(scored_[i].label)] + ": " + scored_[i].sentence;
       for (std::size_t v = 0; v < std::min<std::size_t>(4, odds.size()); ++v)
         out.samples.push_back({given, words_.words(z[i][v]) + ", so " + names_[odds[v] > 0]});
     }
   }
-  return judge(label_model, z);
+  return judge(model, z);
+}
+
+label_model experiment::prompted(std::span<const tokens> demonstrations) const {
+  std::vector<reading> readings;
+  for (const example& e : calibration_) {
+    tokens prompt = words_.prompt(e.sentence);
+    for (const tokens& d : demonstrations) prompt.insert(prompt.begin() + 1, d.begin(), d.end());
+    readings.push_back({std::move(prompt), {}});
+  }
+  return reader_.calibrated(base_, readings);
+}
+label_model experiment::prompted(const part& policy) const {
+  const rationales z = drawn(policy, calibration_, 1, draws(0, of_learning));
+  std::vector<reading> readings;
+  for (std::size_t i = 0; i < z.size(); ++i) readings.push_back({words_.prompt(calibration_[i].sentence), z[i][0]});
+  return reader_.calibrated(base_, readings);
 }
 
 experiment::judgement experiment::few_shot(cell& c, trainer::outcome& out) const {
@@ -174,19 +184,16 @@ experiment::judgement experiment::few_shot(cell& c, trainer::outcome& out) const
     demonstrations.push_back(std::move(d));
   }
   out.values[score_name("shots", c.count)] = double(demonstrations.size());
-  return judge(base_, none_, demonstrations);
+  return judge(prompted(demonstrations), none_, demonstrations);
 }
 
 experiment::judgement experiment::vectors(const cell& c) const {
-  planlm::tfidf_svd_options how;
-  how.width = options_.width_svd, how.passage = 1;
-  const auto encoder = planlm::tfidf_svd::fit(text_.unlabelled, how);
   std::vector<std::string> known, asked;
   std::vector<int> labels;
   for (const example& e : c.examples) known.push_back(e.sentence), labels.push_back(e.label);
   for (const example& e : scored_) asked.push_back(e.sentence);
-  const logistic_regression model(encoder.encode(known), labels);
-  const planlm::embeddings x = encoder.encode(asked);
+  const logistic_regression model(lines_.encoder().encode(known), labels);
+  const planlm::embeddings x = lines_.encoder().encode(asked);
   std::vector<double> odds;
   for (planlm::index_t i = 0; i < x.rows; ++i) odds.push_back(model.odds(x.row(i)));
   return judge(odds, 1);
@@ -195,31 +202,32 @@ experiment::judgement experiment::vectors(const cell& c) const {
 experiment::judgement experiment::run_method(const std::string& method, cell& c, trainer::outcome& out) {
   if (method == "vectors") return vectors(c);
   if (method == "few-shot") return few_shot(c, out);
-  if (method == "sft") return judge(supervised(c), none_);
+  if (method == "sft") return judge(label_model{&supervised(c)}, none_);
   if (method == "zero-shot") {
-    if (!zero_shot_) zero_shot_ = std::make_shared<const judgement>(judge(base_, none_));
+    if (!zero_shot_) zero_shot_ = std::make_shared<const judgement>(judge(prompted(std::span<const tokens>{}), none_));
     return *zero_shot_;
   }
-  if (method == "prior") return with_rationales(base_, *labels_of(c, "prior", nullptr, base_), c, out);
+  if (method == "prior") return with_rationales(base_, {labels_of(c, "prior", nullptr, base_).get()}, c, out);
+  if (!base_labels_) base_labels_ = std::make_shared<const label_model>(prompted(base_));
   const auto first = [&]() -> const part& {
-    if (!c.first_sampler) c.first_sampler = sampler_of(c, "gflownet", base_);
+    if (!c.first_sampler) c.first_sampler = sampler_of(c, "gflownet", *base_labels_);
     return *c.first_sampler;
   };
-  if (method == "gflownet") return with_rationales(first(), base_, c, out);
+  if (method == "gflownet") return with_rationales(first(), *base_labels_, c, out);
   const bool on_supervised = method == "gflownet-sft";
-  std::unique_ptr<part> policy, label_model;
+  std::unique_ptr<part> policy, learnt;
   for (int round = 1; round <= options_.labels.rounds; ++round) {
     const std::string name = method + "." + std::to_string(round);
-    const part& now = label_model ? *label_model : on_supervised ? supervised(c) : base_;
-    const part* sampler = &base_;
+    const part* before = learnt ? learnt.get() : on_supervised ? &supervised(c) : nullptr;
+    const part* sampler = nullptr;
     if (round == 1 && !on_supervised) {
       sampler = &first();
     } else {
-      policy = sampler_of(c, name + "e", now);
+      policy = sampler_of(c, name + "e", before ? label_model{before} : *base_labels_);
       sampler = policy.get();
     }
-    label_model = labels_of(c, name + "m", &now == &base_ ? nullptr : &now, *sampler);
-    if (round == options_.labels.rounds) return with_rationales(*sampler, *label_model, c, out);
+    learnt = labels_of(c, name + "m", before, *sampler);
+    if (round == options_.labels.rounds) return with_rationales(*sampler, {learnt.get()}, c, out);
   }
   throw planlm::error("there is no method '" + method + "'");
 }

@@ -14,7 +14,7 @@ double log_sigmoid(double x) { return x < 0 ? x - std::log1p(std::exp(x)) : -std
 
 }  // namespace
 
-std::vector<double> label_reader::odds(const part& lm, std::span<const reading> readings) const {
+std::vector<double> label_reader::odds(const label_model& model, std::span<const reading> readings) const {
   // A text that goes on with SO and the second label, and stops at the first: its scores hold both behind SO.
   planlm::rollout_rule rule;
   rule.stop = labels_[0];
@@ -26,10 +26,16 @@ std::vector<double> label_reader::odds(const part& lm, std::span<const reading> 
     rule.longest = std::max(rule.longest, static_cast<planlm::index_t>(actions.size()));
     texts.push_back(planlm::given_rollout<float>(r.prompt, std::move(actions)));
   }
-  machine_.replay(lm, texts, rule);
+  machine_.replay(*model.lm, texts, rule);
   std::vector<double> out;
-  for (const written& z : texts) out.push_back(double(z.taken.back()) - double(z.stop[z.actions.size() - 1]));
+  for (const written& z : texts) out.push_back(double(z.taken.back()) - double(z.stop[z.actions.size() - 1]) - model.offset);
   return out;
+}
+
+label_model label_reader::calibrated(const part& lm, std::span<const reading> unlabelled) const {
+  std::vector<double> all = odds({&lm}, unlabelled);
+  std::sort(all.begin(), all.end());
+  return {&lm, all.empty() ? 0 : (all[(all.size() - 1) / 2] + all[all.size() / 2]) / 2};
 }
 
 sampler::step_result label_reader::step(part& lm, std::span<const reading> readings, std::span<const int> labels, const sampler::rates& r) const {
@@ -93,7 +99,7 @@ std::vector<planlm::log_reward_row> rationale_reward::operator()(std::span<const
       unread.push_back({texts[b].prompt, key.second});
       keys.push_back(std::move(key));
     }
-  const std::vector<double> read = reader_.odds(label_model_, unread);
+  const std::vector<double> read = reader_.odds(model_, unread);
   for (std::size_t i = 0; i < keys.size(); ++i) known_[keys[i]] = read[i];
   std::vector<planlm::log_reward_row> rows(texts.size());
   for (std::size_t b = 0; b < texts.size(); ++b) {

@@ -22,6 +22,12 @@ using sampler::part;
 using sampler::tokens;
 using sampler::written;
 
+/// What reads labels: a language model, and what its odds are too high by.
+struct label_model {
+  const part* lm;
+  double offset = 0;
+};
+
 /// A sentence's prompt with a rationale for it.
 struct reading {
   tokens prompt, rationale;
@@ -34,8 +40,11 @@ class label_reader {
   const pattern& words() const { return pattern_; }
   const std::array<int, 2>& labels() const { return labels_; }
 
-  /// log p(second label) - log p(first) under `lm`, for each; those of one prompt are best given one after the other.
-  std::vector<double> odds(const part& lm, std::span<const reading> readings) const;
+  /// log p(second label) - log p(first) for each; those of one prompt are best given one after the other.
+  std::vector<double> odds(const label_model& model, std::span<const reading> readings) const;
+  /// A model that was never told about labels favours one of their words. So that it says both equally often, its odds are taken less their
+  /// median over readings of unlabelled sentences.
+  label_model calibrated(const part& lm, std::span<const reading> unlabelled) const;
 
   /// One step towards the labels of some readings.
   sampler::step_result step(part& lm, std::span<const reading> readings, std::span<const int> labels, const sampler::rates& r) const;
@@ -56,8 +65,8 @@ std::unique_ptr<part> train_labels(machine& m, trainer::run& run, const label_re
 /// where that reads the other label, a shift that is not tempered. What was read once is remembered.
 class rationale_reward {
  public:
-  rationale_reward(machine& m, const label_reader& reader, const part& base, const part& label_model, std::vector<int> labels, double wrong)
-      : machine_(m), reader_(reader), base_(base), label_model_(label_model), labels_(std::move(labels)), wrong_(wrong),
+  rationale_reward(machine& m, const label_reader& reader, const part& base, label_model model, std::vector<int> labels, double wrong)
+      : machine_(m), reader_(reader), base_(base), model_(model), labels_(std::move(labels)), wrong_(wrong),
         penalty_(reader.words().penalty(reader.labels())) {}
   /// prompt[b]: the labelled sentence that texts[b] is for.
   std::vector<planlm::log_reward_row> operator()(std::span<const written> texts, std::span<const int> prompt);
@@ -65,7 +74,8 @@ class rationale_reward {
  private:
   machine& machine_;
   const label_reader& reader_;
-  const part &base_, &label_model_;
+  const part& base_;
+  label_model model_;
   std::vector<int> labels_;
   double wrong_;
   std::vector<float> penalty_;

@@ -8,7 +8,7 @@ namespace train_latent_classifier {
 inline const std::vector<trainer::method_about>& methods() {
   static const std::vector<trainer::method_about> all{
       {"vectors", "no language model: logistic regression on tf-idf sentence vectors, whose words and directions are learnt from the unlabelled text"},
-      {"zero-shot", "the base model reads the sentence and says which label is likelier; no label is used"},
+      {"zero-shot", "the base model reads the sentence and says which label is likelier, its odds taken less their median over unlabelled sentences; no label is used"},
       {"few-shot", "the same behind as many labelled sentences with their labels as fit its context, classes in turn"},
       {"sft", "supervised fine-tuning: low-rank factors learn the label behind the sentence, without a rationale"},
       {"prior", "a label model learns from rationales that the base model writes: maximisation without expectation"},

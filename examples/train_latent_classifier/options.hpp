@@ -16,7 +16,8 @@ struct label_options {
 };
 struct options {
   trainer::common_options common;
-  std::vector<std::string> class_files, sizes{"10", "20", "50"}, methods;
+  std::vector<std::string> class_files, methods;
+  std::string sizes = "10,20,50", label_words;
   std::filesystem::path text;
   division_sizes division;
   sampler::base_options base{.length = 160, .steps = 2000, .batch = 8};
@@ -25,7 +26,9 @@ struct options {
   std::string objective = "subtb", score = "test";
   int vocabulary = 2000, tokens = 48, longest = 5, votes = 10, width_svd = 64;
   double wrong = 50;
-  std::vector<int> counts;  // --sizes as numbers
+  // What these two say, taken apart.
+  std::vector<int> counts;
+  std::vector<std::string> labels_said;
 };
 
 /// Fills `o` from the command line. Returns false when the program is done (help); `status` is its exit status then. `settings`: all that

@@ -76,7 +76,7 @@ void write_report(const run_folder& folder, const trainer::run_book& book, const
   words.lead = "Two classes of sentences, told apart from a few labelled ones. A rationale is one to " + std::to_string(o.longest) +
                " tokens that a sampler writes for a sentence; a label model reads the label from both, and " + std::to_string(o.votes) +
                " rationales vote. The base language model was made from unlabelled sentences: it has seen lines of the form \"sentence, CUE, "
-               "words of the sentence, SO, one more of its words\", and nothing of which file a sentence came from. " +
+               "words of it and of sentences like it, SO, one more such word\", and nothing of which file a sentence came from. " +
                (o.score == "test" ? "Accuracy is that on test sentences; no setting was chosen on them by this program."
                                   : "Accuracy is that on VALIDATION sentences: this run is for choosing settings.");
   words.corpus = text;

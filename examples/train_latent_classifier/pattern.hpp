@@ -2,10 +2,9 @@
 ///
 ///     sentence  CUE  rationale  SO  word  END
 ///
-/// A rationale is a few words that matter in the sentence. The base language model learns the pattern from unlabelled text: its rationales
-/// are none to five words of the sentence itself, drawn with probability in proportion to their squared idf, and the word behind SO is one
-/// more. So it comes to have a prior over rationales, and a place where a word sums the sentence up; a classifier says its label there. The
-/// only words that can be drawn are single pieces of the vocabulary, so that a token of a rationale is a word.
+/// A rationale is a few words that go with the sentence. The base language model learns the pattern from unlabelled text (base_text.hpp): so
+/// it comes to have a prior over rationales, and a place where a word sums the sentence up; a classifier says its label there. Words are
+/// drawn with probability in proportion to their squared idf, and only those that are single pieces of the vocabulary.
 ///
 /// No function here sees a label but `label_tokens`, which gives the tokens that stand for the two classes.
 #pragma once
@@ -90,28 +89,13 @@ class pattern {
     for (std::size_t i = 0; i < std::min(count, draws.size()); ++i) out.push_back(draws[i].second);
     return out;
   }
-  /// What the base language model learns from: the line of an unlabelled sentence, without BOS.
-  tokens line(const std::string& words, planlm::philox random, std::uint64_t row) const {
-    tokens out = sentence(words);
-    const auto wanted = random.below(6, row, static_cast<std::uint32_t>(size()));
-    tokens keys = key_words(out, wanted + 1, random, row);
-    out.push_back(cue());
-    const int sum = keys.empty() ? -1 : keys.back();
-    if (!keys.empty()) keys.pop_back();
-    out.insert(out.end(), keys.begin(), keys.end());
-    out.push_back(so());
-    if (sum >= 0) out.push_back(sum);
-    out.push_back(end());
-    return out;
-  }
-
-  /// The first pieces of the classes' names. Errors: input_error where both are one piece.
+  /// The first pieces of the words that stand for the classes. Errors: input_error where both are one piece.
   std::array<int, 2> label_tokens(const std::string& first, const std::string& second) const {
     const tokens a = vocabulary_.encode(first), b = vocabulary_.encode(second);
     if (a.empty() || b.empty() || a[0] == b[0])
-      throw planlm::input_error("--class: the names '" + first + "' and '" + second + "' begin with the same piece '" +
+      throw planlm::input_error("--label-words: '" + first + "' and '" + second + "' begin with the same piece '" +
                                 (a.empty() ? std::string() : vocabulary_.decode(std::span(a).first(1))) +
-                                "' of the vocabulary and cannot be told apart; rename one or raise --vocabulary");
+                                "' of the vocabulary and cannot be told apart; choose others or raise --vocabulary");
     return {a[0], b[0]};
   }
   /// (V) log-factors of what a rationale may hold: no marks, and no label, which would be the answer and not its reason.
