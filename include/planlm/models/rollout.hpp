@@ -1,22 +1,19 @@
-/// Trajectories of a language model as a policy: actions drawn, forced or given, with their log-probabilities.
+/// Rollouts of a language model as a policy: actions drawn, forced or given, with their log-probabilities.
 ///
 ///     rollout_sampler sampler(cx, model, theta.weights, 64);
 ///     const auto z = sampler.sample(prompts, {.stop = dot, .shortest = 1, .longest = 30}, philox{seed});
-///     const auto scores = score_rollouts(cx, model, theta.weights, z, rule);          // rollout_scores.hpp: to train on them
+///     auto [scores, pullback] = score_rollouts(cx, model, theta.weights, z, rule);  // rollout_scores.hpp
 ///
-/// An action is a token that the policy chose; the stop, a token of the vocabulary, ends the rollout (2310.04363, section 3). Choice k of n
-/// actions sees the state up to place decided[k]; choice n is the stop. What a tool writes is part of the state and no action. The policy is
-/// the softmax at temperature 1 of the constrained logits: penalties added, the stop masked before `shortest` actions and certain at
-/// `longest`; nothing is computed for a certain stop. Behaviour (temperature, top-k, top-p, uniform) changes what is drawn, never `taken`
-/// and `stop`.
+/// The policy is the softmax at temperature 1 of the constrained logits: penalties added, the stop masked
+/// before `shortest` actions and certain at `longest`, where nothing is computed (2310.04363, section 3).
+/// Behaviour (temperature, top-k, top-p, uniform) changes what is drawn, never `taken` and `stop`.
 ///
-/// Decoding goes through one cache: a prompt that several rows share is run once, then every choice is a step of all rows that have not
-/// stopped. Choice k of row b draws at place b * (the model's length) + decided[k]: a rollout depends on the number of its row, its prompt
-/// and the philox, not on its neighbours, its slot or threads. On the CPU to the bit; elsewhere up to the rounding of logits.
+/// Decoding goes through one cache: a prompt that several rows share is run once, then every choice is a step
+/// of all rows that have not stopped. Choice k of row b draws at place b * (the model's length) + decided[k]:
+/// a rollout depends on the number of its row, its prompt and the philox, not on its neighbours, its slot or
+/// threads. On the CPU to the bit; elsewhere up to the rounding of logits.
 #pragma once
 #include <algorithm>
-#include <concepts>
-#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <span>
@@ -24,6 +21,7 @@
 #include <utility>
 #include <vector>
 #include <planlm/models/decoding.hpp>
+#include <planlm/models/rollout_rule.hpp>
 #include <planlm/ops/gather.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/ops/sampling.hpp>
@@ -31,106 +29,9 @@
 
 namespace planlm {
 
-/// One trajectory of n actions, in host memory. Log-probabilities are in nats; empty where nobody computed them.
-template <class Real>
-struct rollout {
-  std::vector<int> prompt, actions;  // the state before the first action; the tokens chosen, the stop not among them
-  std::vector<int> state;            // prompt, actions and what a tool wrote after them, in order
-  std::vector<int> decided;          // (n + 1): choice k saw state[0 .. decided[k]]
-  std::vector<Real> taken, stop;     // (n) log q(action k); (n + 1) log q(stop) before it: -infinity where forbidden, 0 where certain
-  std::vector<Real> drawn;           // (n + 1): of choice k under the behaviour it was drawn by; 0 for a certain stop
-  index_t length() const { return static_cast<index_t>(actions.size()); }
-};
-
-/// What a policy may do. Lengths count actions, not what tools write.
-struct rollout_rule {
-  int stop = -1;                     // the token that ends, one of the vocabulary
-  index_t shortest = 0, longest = 1;
-  sampling_rule draw{};              // of the behaviour
-  std::vector<float> penalty{};      // (V), added to the logits; or empty
-};
-
-/// tool(z) -> std::vector<int>: the tokens it writes after the newest action, which is z.actions.back() and the end of z.state. It is asked
-/// after every action, the last one too, and never after the stop. A state has to fit the model: a tool that could fill it looks at
-/// z.state.size() and writes less.
-struct no_tool {};
-
-namespace detail {
-/// An action and what the tool makes of it enter the state.
-template <class Real, class Tool>
-void act(rollout<Real>& z, int action, const Tool& tool) {
-  z.actions.push_back(action);
-  z.state.push_back(action);
-  if constexpr (!std::same_as<Tool, no_tool>) {
-    const auto& written = tool(std::as_const(z));
-    z.state.insert(z.state.end(), written.begin(), written.end());
-  }
-  z.decided.push_back(static_cast<int>(z.state.size()) - 1);
-}
-
-/// Errors: planlm::error for a rule that is none for this vocabulary.
-inline void check_rollout_rule(const rollout_rule& rule, index_t vocabulary) {
-  if (rule.stop < 0 || rule.stop >= vocabulary)
-    throw error("rollout: the stop is token " + std::to_string(rule.stop) + ", expected one of the vocabulary of " +
-                std::to_string(vocabulary));
-  if (rule.shortest < 0 || rule.longest < 1 || rule.shortest > rule.longest)
-    throw error("rollout: " + std::to_string(rule.shortest) + " to " + std::to_string(rule.longest) +
-                " actions; expected 0 <= shortest <= longest and 1 <= longest");
-  if (!rule.penalty.empty() && static_cast<index_t>(rule.penalty.size()) != vocabulary)
-    throw error("rollout: " + std::to_string(rule.penalty.size()) + " penalties for a vocabulary of " + std::to_string(vocabulary));
-  check_rule(rule.draw);
-}
-/// Errors: input_error for tokens that the vocabulary lacks.
-inline void check_rollout_tokens(std::span<const int> tokens, std::size_t row, index_t vocabulary) {
-  for (const int t : tokens)
-    if (t < 0 || t >= vocabulary)
-      throw input_error("rollout: row " + std::to_string(row) + " holds token " + std::to_string(t) + ", the vocabulary has " +
-                        std::to_string(vocabulary) + "; give tokens of the model's own vocabulary");
-}
-/// Errors: input_error for a prompt that is empty or a state that is longer than the window.
-inline void check_rollout_state(std::size_t row, std::size_t prompt, std::size_t state, index_t window) {
-  if (prompt == 0)
-    throw input_error("rollout: row " + std::to_string(row) + " has an empty prompt; begin it with one token at least");
-  if (static_cast<index_t>(state) > window)
-    throw input_error("rollout: the state of row " + std::to_string(row) + " has " + std::to_string(state) + " tokens, the window " +
-                      std::to_string(window) + "; shorten the prompt or what tools write, or take a model of more positions");
-}
-/// A rollout that somebody made, against the rule it is scored by. Errors: input_error naming the row.
-template <class Real>
-void check_rollout(const rollout<Real>& z, std::size_t row, const rollout_rule& rule, index_t vocabulary, index_t window) {
-  const std::string name = "rollout: row " + std::to_string(row);
-  const std::size_t n = z.actions.size();
-  check_rollout_state(row, z.prompt.size(), z.state.size(), window);
-  check_rollout_tokens(z.state, row, vocabulary);
-  if (z.length() < rule.shortest || z.length() > rule.longest)
-    throw input_error(name + " has " + std::to_string(n) + " actions, the rule asks for " + std::to_string(rule.shortest) + " to " +
-                      std::to_string(rule.longest) + "; leave it out or change the rule");
-  bool right = z.decided.size() == n + 1 && z.decided[0] + std::size_t{1} == z.prompt.size() && z.decided[n] + std::size_t{1} == z.state.size();
-  right = right && z.prompt.size() <= z.state.size() && std::equal(z.prompt.begin(), z.prompt.end(), z.state.begin());
-  for (std::size_t k = 0; right && k < n; ++k)
-    right = z.decided[k] < z.decided[k + 1] && z.decided[k] + std::size_t{1} < z.state.size() &&
-            z.state[static_cast<std::size_t>(z.decided[k]) + 1] == z.actions[k];
-  if (!right)
-    throw input_error(name + " has a state that is not its prompt, its actions and what was written between them; make it with given_rollout");
-  if (const auto at = std::find(z.actions.begin(), z.actions.end(), rule.stop); at != z.actions.end())
-    throw input_error(name + " has the stop, token " + std::to_string(rule.stop) + ", as action " + std::to_string(at - z.actions.begin()) +
-                      "; end its actions before the first stop");
-}
-}  // namespace detail
-
-/// A rollout of given actions, supervised data for example; nothing is scored yet.
-template <class Real, class Tool = no_tool>
-rollout<Real> given_rollout(std::vector<int> prompt, std::vector<int> actions, const Tool& tool = {}) {
-  rollout<Real> z;
-  z.state = prompt;
-  z.prompt = std::move(prompt);
-  z.decided.push_back(static_cast<int>(z.prompt.size()) - 1);
-  for (const int a : actions) detail::act(z, a, tool);
-  return z;
-}
-
-/// Model: transformer_lm, or what has cache_of, decode, sizes and a token table likewise. The weights may change between calls, the memory
-/// they lie in must outlive the sampler. An error ends a call; the next begins anew.
+/// Model: transformer_lm, or what has cache_of, decode, sizes and a token table likewise. The weights may
+/// change between calls, the memory they lie in must outlive the sampler. An error ends a call; the next
+/// begins anew.
 template <class Model>
 class rollout_sampler {
  public:
@@ -138,54 +39,73 @@ class rollout_sampler {
   using accum = typename backend::accum;
   using trajectory = rollout<accum>;
 
-  /// `rows` states are in the cache at most; of a call with more, the next begins where one has stopped. `window`: longest state, 0: the
-  /// model's length. Errors: shape_error for extents that are not positive or a window beyond the model.
-  rollout_sampler(context<backend>& cx, const Model& model, const typename Model::params& p, index_t rows, index_t window = 0)
-      : cx_(cx), model_(model), p_(p), window_(checked(model, window)), cache_(cache_of(cx, model, rows, window_)) {}
+  /// `rows` states are in the cache at most; of a call with more, the next begins where one has stopped.
+  /// `window`: longest state, 0: the model's length. Errors: shape_error for extents that are not positive or
+  /// a window beyond the model.
+  rollout_sampler(context<backend>& cx, const Model& model, const typename Model::params& p, index_t rows,
+                  index_t window = 0)
+      : cx_(cx),
+        model_(model),
+        p_(p),
+        window_(checked(model, window)),
+        cache_(cache_of(cx, model, rows, window_)) {}
 
   index_t rows() const { return cache_.sequence_count(); }
   index_t window() const { return window_; }
 
-  /// One rollout for each prompt, in their order. forced[b], where given, are actions (or the stop) of row b that are taken before any is
-  /// drawn. Errors, before anything is computed: planlm::error for a rule that is none; input_error for a prompt that is empty, has foreign
-  /// tokens or leaves no room for `longest` actions. Later: input_error for a tool that fills a state, numeric_error for logits that are no
-  /// numbers.
+  /// One rollout for each prompt, in their order. forced[b], where given, are actions (or the stop) of row b
+  /// that are taken before any is drawn. Errors, before anything is computed: planlm::error for a rule that
+  /// is none; input_error for a prompt that is empty, has foreign tokens or leaves no room for `longest`
+  /// actions. Later: input_error for a tool that fills a state, numeric_error for logits that are no numbers.
   template <class Tool = no_tool>
-  std::vector<trajectory> sample(std::span<const std::vector<int>> prompts, const rollout_rule& rule, philox random, const Tool& tool = {},
+  std::vector<trajectory> sample(std::span<const std::vector<int>> prompts, const rollout_rule& rule,
+                                 philox random, const Tool& tool = {},
                                  std::span<const std::vector<int>> forced = {}) {
     return sample(prompts, rule, std::span<const sampling_rule>{}, random, tool, forced);
   }
   /// The same with a behaviour for every row; none: that of the rule.
   template <class Tool = no_tool>
-  std::vector<trajectory> sample(std::span<const std::vector<int>> prompts, const rollout_rule& rule, std::span<const sampling_rule> draws,
-                                 philox random, const Tool& tool = {}, std::span<const std::vector<int>> forced = {}) {
-    if ((!draws.empty() && draws.size() != prompts.size()) || (!forced.empty() && forced.size() != prompts.size()))
-      throw shape_error("rollout_sampler: " + std::to_string(prompts.size()) + " prompts, but " + std::to_string(draws.size()) +
-                        " rules and " + std::to_string(forced.size()) + " lists of forced actions; expected as many, or none");
+  std::vector<trajectory> sample(std::span<const std::vector<int>> prompts, const rollout_rule& rule,
+                                 std::span<const sampling_rule> draws, philox random, const Tool& tool = {},
+                                 std::span<const std::vector<int>> forced = {}) {
+    if ((!draws.empty() && draws.size() != prompts.size()) ||
+        (!forced.empty() && forced.size() != prompts.size()))
+      throw shape_error("rollout_sampler: " + std::to_string(prompts.size()) + " prompts, but " +
+                        std::to_string(draws.size()) + " rules and " + std::to_string(forced.size()) +
+                        " lists of forced actions; expected as many, or none");
     detail::check_rollout_rule(rule, vocabulary());
     for (const sampling_rule& d : draws) check_rule(d);
     for (std::size_t b = 0; b < prompts.size(); ++b) {
       if (prompts[b].empty()) detail::check_rollout_state(b, 0, 0, window_);
       if (const auto most = static_cast<index_t>(prompts[b].size()) + rule.longest; most > window_)
-        throw input_error("rollout: row " + std::to_string(b) + " has a prompt of " + std::to_string(prompts[b].size()) + " tokens, with " +
-                          std::to_string(rule.longest) + " actions " + std::to_string(most) + ", but the window is " +
-                          std::to_string(window_) + "; shorten the prompt, allow fewer actions or take a model of more positions");
+        throw input_error("rollout: row " + std::to_string(b) + " has a prompt of " +
+                          std::to_string(prompts[b].size()) + " tokens, with " +
+                          std::to_string(rule.longest) + " actions " + std::to_string(most) +
+                          ", but the window is " + std::to_string(window_) +
+                          "; shorten the prompt, allow fewer actions or take a model of more positions");
       detail::check_rollout_tokens(prompts[b], b, vocabulary());
       if (!forced.empty()) detail::check_rollout_tokens(forced[b], b, vocabulary());
     }
     return run(
-        prompts.size(), rule, draws, random, [&](std::size_t b) -> const std::vector<int>& { return prompts[b]; },
-        [&](std::size_t b, std::size_t k) { return !forced.empty() && k < forced[b].size() ? forced[b][k] : -1; },
+        prompts.size(), rule, draws, random,
+        [&](std::size_t b) -> const std::vector<int>& { return prompts[b]; },
+        [&](std::size_t b, std::size_t k) {
+          return !forced.empty() && k < forced[b].size() ? forced[b][k] : -1;
+        },
         [&](std::size_t) -> const Tool& { return tool; });
   }
-  /// The same trajectories under these weights and this rule: actions, stops and states as given, log-probabilities computed.
-  /// Errors: input_error for one that the rule does not allow.
+  /// The same trajectories under these weights and this rule: actions, stops and states as given,
+  /// log-probabilities computed. Errors: input_error for one that the rule does not allow.
   std::vector<trajectory> replay(std::span<const trajectory> given, const rollout_rule& rule) {
     detail::check_rollout_rule(rule, vocabulary());
-    for (std::size_t b = 0; b < given.size(); ++b) detail::check_rollout(given[b], b, rule, vocabulary(), window_);
+    for (std::size_t b = 0; b < given.size(); ++b)
+      detail::check_rollout(given[b], b, rule, vocabulary(), window_);
     return run(
-        given.size(), rule, {}, philox{}, [&](std::size_t b) -> const std::vector<int>& { return given[b].prompt; },
-        [&](std::size_t b, std::size_t k) { return k < given[b].actions.size() ? given[b].actions[k] : rule.stop; },
+        given.size(), rule, {}, philox{},
+        [&](std::size_t b) -> const std::vector<int>& { return given[b].prompt; },
+        [&](std::size_t b, std::size_t k) {
+          return k < given[b].actions.size() ? given[b].actions[k] : rule.stop;
+        },
         [&](std::size_t b) { return as_written{given[b]}; });
   }
 
@@ -216,10 +136,12 @@ class rollout_sampler {
   }
 
   template <class Prompt, class Forced, class Tool>
-  std::vector<trajectory> run(std::size_t count, const rollout_rule& rule, std::span<const sampling_rule> draws, philox random,
-                              const Prompt& prompt, const Forced& forced, const Tool& tool) {
+  std::vector<trajectory> run(std::size_t count, const rollout_rule& rule,
+                              std::span<const sampling_rule> draws, philox random, const Prompt& prompt,
+                              const Forced& forced, const Tool& tool) {
     if (static_cast<index_t>(count) > std::numeric_limits<int>::max() / model_.sizes.length)
-      throw input_error("rollout: " + std::to_string(count) + " rows of up to " + std::to_string(model_.sizes.length) +
+      throw input_error("rollout: " + std::to_string(count) + " rows of up to " +
+                        std::to_string(model_.sizes.length) +
                         " places are more than can be told apart; sample in several calls");
     std::vector<trajectory> out(count);
     auto scope = cx_.scope();
@@ -264,7 +186,8 @@ class rollout_sampler {
     live_.push_back({row, free_.back()});
     free_.pop_back();
   }
-  // All of a prompt but its last token enters the cache: computed for the first row that has it, copied for the others.
+  // All of a prompt but its last token enters the cache: computed for the first row that has it, copied for
+  // the others.
   void prefill(const std::vector<trajectory>& out, std::size_t fresh) {
     tokens_.clear(), slots_.clear(), counts_.clear(), copies_.clear();
     for (std::size_t i = fresh; i < live_.size(); ++i) {
@@ -272,7 +195,8 @@ class rollout_sampler {
       const int known = static_cast<int>(prompt.size()) - 1;
       if (known == 0) continue;
       const auto end = live_.begin() + static_cast<std::ptrdiff_t>(i);
-      const auto same = std::find_if(live_.begin(), end, [&](const running& other) { return out[other.row].prompt == prompt; });
+      const auto same = std::find_if(live_.begin(), end,
+                                     [&](const running& other) { return out[other.row].prompt == prompt; });
       if (same != end) {
         copies_.push_back({same->slot, live_[i].slot, known});
         continue;
@@ -301,8 +225,9 @@ class rollout_sampler {
 
   // One choice of every running row, into token_, taken_, drawn_ and stop_.
   template <class Forced>
-  void choose(const std::vector<trajectory>& out, const rollout_rule& rule, std::span<const sampling_rule> draws, philox random,
-              token_rules<backend> constraint, const Forced& forced) {
+  void choose(const std::vector<trajectory>& out, const rollout_rule& rule,
+              std::span<const sampling_rule> draws, philox random, token_rules<backend> constraint,
+              const Forced& forced) {
     for (auto* list : {&tokens_, &slots_, &counts_, &last_, &places_, &forced_, &stopping_}) list->clear();
     rules_.clear();
     bool any_forced = false, any_forbidden = false;
@@ -310,28 +235,38 @@ class rollout_sampler {
       const trajectory& z = out[r.row];
       const auto from = static_cast<std::ptrdiff_t>(cache_.length(r.slot));
       tokens_.insert(tokens_.end(), z.state.begin() + from, z.state.end());
-      slots_.push_back(r.slot), counts_.push_back(static_cast<int>(static_cast<std::ptrdiff_t>(z.state.size()) - from));
+      slots_.push_back(r.slot);
+      counts_.push_back(static_cast<int>(static_cast<std::ptrdiff_t>(z.state.size()) - from));
       last_.push_back(static_cast<int>(tokens_.size()) - 1);
-      places_.push_back(static_cast<int>(static_cast<index_t>(r.row) * model_.sizes.length) + z.decided.back());
+      places_.push_back(static_cast<int>(static_cast<index_t>(r.row) * model_.sizes.length) +
+                        z.decided.back());
       forced_.push_back(forced(r.row, z.actions.size()));
-      stopping_.push_back(static_cast<int>(z.length() < rule.shortest ? stop_rule::forbidden : stop_rule::free));
+      stopping_.push_back(
+          static_cast<int>(z.length() < rule.shortest ? stop_rule::forbidden : stop_rule::free));
       any_forced = any_forced || forced_.back() >= 0;
       any_forbidden = any_forbidden || z.length() < rule.shortest;
       if (!draws.empty()) rules_.push_back(draws[r.row]);
     }
     const indices<backend> tokens = cx_.upload(tokens_);
-    const_tensor<backend> hidden = decode(cx_, model_, p_, tokens, cache_.extend(cx_, slots_, counts_), cache_);
-    if (tokens_.size() > live_.size()) hidden = ops::gather_rows(cx_, hidden, indices<backend>(cx_.upload(last_)));
-    const tensor<backend> logits = ops::matmul_nt(cx_, hidden, const_tensor<backend>(p_.token.table));  // (live, V)
+    const_tensor<backend> hidden =
+        decode(cx_, model_, p_, tokens, cache_.extend(cx_, slots_, counts_), cache_);
+    if (tokens_.size() > live_.size())
+      hidden = ops::gather_rows(cx_, hidden, indices<backend>(cx_.upload(last_)));
+    const tensor<backend> logits =
+        ops::matmul_nt(cx_, hidden, const_tensor<backend>(p_.token.table));  // (live, V)
     if (any_forbidden) constraint.stopping = cx_.upload(stopping_);
     ops::constrain(cx_, logits, constraint);
     const const_tensor<backend> z = logits;
-    const indices<backend> places = cx_.upload(places_), given = any_forced ? indices<backend>(cx_.upload(forced_)) : indices<backend>{};
-    const auto drawn = rules_.empty() ? ops::sample(cx_, z, rule.draw, random, places, given)
-                                      : ops::sample(cx_, z, std::span<const sampling_rule>(rules_), random, places, given);
-    last_.assign(live_.size(), rule.stop);
-    const auto stops = ops::sample(cx_, z, sampling_rule{}, random, places, indices<backend>(cx_.upload(last_)));
-    download(token_, drawn.token), download(taken_, drawn.plain), download(drawn_, drawn.drawn), download(stop_, stops.plain);
+    const indices<backend> places = cx_.upload(places_);
+    const auto given = any_forced ? indices<backend>(cx_.upload(forced_)) : indices<backend>{};
+    const auto drawn =
+        rules_.empty() ? ops::sample(cx_, z, rule.draw, random, places, given)
+                       : ops::sample(cx_, z, std::span<const sampling_rule>(rules_), random, places, given);
+    last_.assign(live_.size(), rule.stop);  // scored as if taken: by the very sums of what is
+    const auto stops =
+        ops::sample(cx_, z, sampling_rule{}, random, places, indices<backend>(cx_.upload(last_)));
+    download(token_, drawn.token), download(taken_, drawn.plain);
+    download(drawn_, drawn.drawn), download(stop_, stops.plain);
     backend::synchronize(cx_.queue());
     for (std::size_t i = 0; i < live_.size(); ++i)
       if (token_[i] < 0)
@@ -347,8 +282,9 @@ class rollout_sampler {
     detail::act(z, token_[i], tool(live_[i].row));
     const bool last = z.length() == rule.longest;
     detail::check_rollout_state(live_[i].row, z.prompt.size(), z.state.size(), window_);
-    detail::check_rollout_tokens(std::span(z.state).subspan(static_cast<std::size_t>(z.decided[z.actions.size() - 1]) + 1), live_[i].row,
-                                 vocabulary());
+    detail::check_rollout_tokens(
+        std::span(z.state).subspan(static_cast<std::size_t>(z.decided[z.actions.size() - 1]) + 1),
+        live_[i].row, vocabulary());
     if (last) z.stop.push_back(accum(0)), z.drawn.push_back(accum(0));
     return !last;
   }
