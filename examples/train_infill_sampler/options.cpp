@@ -38,7 +38,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
   trainer::flags f(
       "Fills a gap from what stands before and after it: a sampler learns the posterior p(middle | before, after) of a language model. "
       "letters: up to three letters under a 4-gram, where the posterior is known exactly. documents: the middle sentence of three under a "
-      "language model that is trained on the text first.");
+      "language model that is trained on the text first. Defaults below are those of documents; letters: --steps 4000 --rows 32 --rate 0.003 "
+      "--flow-rate 0.1 --tempered 0.333 --prior 0.333 --replayed 0.");
   f.choice("--task", o.task, "what is filled in", {"letters", "documents"});
   f.common(o.common);
   o.text.add(f);
@@ -65,6 +66,7 @@ bool parse(int argc, char** argv, options& o, int& status) {
     };
     unless_given("--steps", o.tuning.steps, 4000);
     unless_given("--rows", o.tuning.rows, 32);
+    unless_given("--rate", o.tuning.rate, 3e-3);
     unless_given("--flow-rate", o.tuning.flow_rate, 0.1);
     unless_given("--tempered", o.tuning.tempered, 1 / 3.);
     unless_given("--prior", o.tuning.prior, 1 / 3.);
