@@ -265,7 +265,7 @@ int train(int argc, char** argv, options& o) {
   auto settings = f.settings({"--methods"});
   settings.emplace_back("text", std::to_string(l.fingerprint));
   trainer::run_book book(folder, "train_continuation_sampler", settings, {argv, argv + argc});
-  const auto m = make_cpu_machine(o.base.sizes(l.size()), o.common.threads);
+  const auto m = make_machine(o.base.device, o.base.sizes(l.size()), o.common.threads);
   trainer::run run(m->random, folder, interrupt);
   run.identify(book.identity());
   const passages train_text(l, l.split.train, o.base.length), valid_text(l, l.split.valid, o.base.length);

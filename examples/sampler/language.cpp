@@ -89,6 +89,7 @@ tokens passage(const language& l, int document, int begin, int end) {
 }
 
 void base_options::add(trainer::flags& f) {
+  f.choice("--device", device, "that computes", {"cpu", "cuda"});
   f.whole("--layers", layers, "blocks of the language model");
   f.whole("--width", width, "its width");
   f.whole("--heads", heads, "its attention heads");

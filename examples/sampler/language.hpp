@@ -51,7 +51,8 @@ tokens passage(const language& l, int document, int begin, int end);
 struct base_options {
   int layers = 2, width = 128, heads = 4, length = 96, steps = 1500, batch = 32;
   double rate = 2e-3;
-  void add(trainer::flags& f);  // --layers, --width, --heads, --length, --base-steps, --base-batch, --base-rate
+  std::string device = "cpu";
+  void add(trainer::flags& f);  // --device, --layers, --width, --heads, --length, --base-steps, --base-batch, --base-rate
   lm_sizes sizes(index_t vocabulary) const { return {vocabulary, length, width, heads, layers}; }
   void check() const;           // errors: input_error naming the flag
 };

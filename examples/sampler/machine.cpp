@@ -1,4 +1,5 @@
 #include "machine.hpp"
+#include <planlm/core/error.hpp>
 
 namespace sampler {
 
@@ -13,6 +14,12 @@ void packed_text::add(std::span<const int> sequence, std::size_t first_target) {
     targets.push_back(t + 1 < sequence.size() && t + 1 >= first_target ? sequence[t + 1] : -1);
   }
   offsets.push_back(static_cast<int>(tokens.size()));
+}
+
+std::unique_ptr<machine> make_machine(const std::string& device, const lm_sizes& sizes, int threads) {
+  if (device != "cuda") return make_cpu_machine(sizes, threads);
+  if (const std::string complaint = cuda_complaint(); !complaint.empty()) throw input_error("--device cuda: " + complaint);
+  return make_cuda_machine(sizes);
 }
 
 }  // namespace sampler

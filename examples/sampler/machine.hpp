@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <variant>
 #include <vector>
 #include <planlm/core/philox.hpp>
@@ -96,5 +97,10 @@ class machine {
 };
 
 std::unique_ptr<machine> make_cpu_machine(const lm_sizes& sizes, int threads);
+std::unique_ptr<machine> make_cuda_machine(const lm_sizes& sizes);
+/// Why there can be no CUDA machine; empty if there can.
+std::string cuda_complaint();
+/// device: cpu or cuda. Errors: input_error where there is no GPU to use, saying why.
+std::unique_ptr<machine> make_machine(const std::string& device, const lm_sizes& sizes, int threads);
 
 }  // namespace sampler

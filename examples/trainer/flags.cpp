@@ -151,7 +151,7 @@ bool flags::given(const char* flag) const { return app_->count(flag) > 0; }
 std::vector<std::pair<std::string, std::string>> flags::settings(const std::vector<std::string>& but) const {
   std::vector<std::pair<std::string, std::string>> all;
   for (const auto& [flag, value] : values_)
-    if (std::find(but.begin(), but.end(), flag) == but.end()) all.emplace_back(flag, value());
+    if (flag != "--device" && std::find(but.begin(), but.end(), flag) == but.end()) all.emplace_back(flag, value());
   return all;
 }
 

@@ -54,7 +54,7 @@ class flags {
   bool parse(int argc, char** argv, int& status);
   /// Whether the flag was on the command line.
   bool given(const char* flag) const;
-  /// Names and values of all flags that decide the numbers of a run: all but paths, those of `common` and those named in `but`.
+  /// Names and values of all flags that decide the numbers of a run: all but paths, --device, those of `common` and those named in `but`.
   std::vector<std::pair<std::string, std::string>> settings(const std::vector<std::string>& but = {}) const;
 
  private:

@@ -204,12 +204,12 @@ class likelihood_reward {
     for (std::size_t b = begin; b < end; ++b) {
       const auto slot = static_cast<int>(b - begin), known = static_cast<int>(all.prompts[all.plans[b].prompt].size()) - 1;
       if (known == 0 || first.at(all.plans[b].prompt) == slot) continue;
-      for (index_t i = 0; i < cache.layers(); ++i)
-        for (const tensor<backend, 3> x : {cache.layer(i).keys, cache.layer(i).values}) {
-          const index_t size = x.extent(1) * x.extent(2);
-          backend::copy(cx_->queue(), x.data + slot * size, x.data + first.at(all.plans[b].prompt) * size,
-                        static_cast<std::size_t>(known * x.extent(2)) * sizeof(typename backend::real));
-        }
+      const auto copy = [&](tensor<backend, 3> x) {
+        const index_t size = x.extent(1) * x.extent(2);
+        backend::copy(cx_->queue(), x.data + slot * size, x.data + first.at(all.plans[b].prompt) * size,
+                      static_cast<std::size_t>(known * x.extent(2)) * sizeof(typename backend::real));
+      };
+      for (index_t i = 0; i < cache.layers(); ++i) copy(cache.layer(i).keys), copy(cache.layer(i).values);
       cache.advanced(std::span(&slot, 1), known);
     }
   }
