@@ -163,7 +163,7 @@ const std::vector<loss_kind>& all_losses() {
       {"detailed-balance", "each step on its own, with a learned flow of each point", root_flow},
       {"forward-looking", "detailed balance, the flow learned relative to the reward of stopping here", root_flow},
       {"modified-db", "detailed balance of a policy that may stop anywhere: no flow is learned", bound},
-      {"modified-subtb", "the same over all pairs of points of a way, weighted by lambda", bound},
+      {"modified-subtb", "the same over all pairs of points of a way, weighted by lambda; the mean of the batch stands before its first point", bound},
       {"trajectory-balance", "each way as a whole, with a learned log Z", parameter},
       {"vargrad", "the variance of log P_F - log P_B - log R over the batch: nothing is learned beside the policy", bound},
       {"subtb-detailed", "sub-trajectories of one step alone, mean over the steps of the batch: detailed balance", root_flow},

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include <planlm/environments/backward_policy.hpp>
 #include <planlm/objectives/policy_balance.hpp>
 #include <planlm/objectives/policy_gradient.hpp>
 #include <planlm/objectives/policy_trajectory_balance.hpp>
@@ -104,14 +105,48 @@ struct numbers {
   }
 };
 
+/// Modified sub-trajectory balance of a policy on seven strings, each string a row.
+double loss_on_seven_strings(const std::vector<double>& table) {
+  const auto tree = fixtures::seven_strings();
+  std::vector<double> taken(14, NAN), stop(21, NAN), reward(21, NAN);
+  std::vector<int> length;
+  for (index_t s = 0; s < 7; ++s) {
+    const std::vector<int> word = tree.letters_of(s);
+    index_t at = 0;
+    for (std::size_t k = 0; k <= word.size(); ++k) {
+      const auto row = static_cast<std::size_t>(s);
+      stop[3 * row + k] = table[static_cast<std::size_t>(3 * at + 2)];
+      reward[3 * row + k] = tree.log_reward(at);
+      if (k == word.size()) break;
+      taken[2 * row + k] = table[static_cast<std::size_t>(3 * at + word[k])];
+      at = tree.child(at, word[k]);
+    }
+    length.push_back(static_cast<int>(word.size()));
+  }
+  context<fixtures::on> cx;
+  policy_terms<fixtures::on> z{};
+  z.taken = {taken.data(), 7, 2}, z.stop = {stop.data(), 7, 3}, z.reward = {reward.data(), 7, 3}, z.length = {length.data(), 7};
+  z.longest = 2;
+  return modified_sub_trajectory_balance{.root = root_anchor::stop_probability}(cx, z).total.data[0];
+}
+
 }  // namespace
 
+TEST_CASE("the loss of seven strings is 0 for the optimal policy and 3.4241 for the uniform one", "[environments]") {  // facts 15, 16
+  const auto tree = fixtures::seven_strings();
+  CHECK(loss_on_seven_strings(exact::optimal_policy(tree, one_parent{}(tree))) < 1e-25);
+  CHECK(loss_on_seven_strings(forward_table(tree, std::vector<double>(21, 0.0))) == Approx(3.424123763395).epsilon(1e-12));
+}
+
 TEST_CASE("modified sub-trajectory balance matches the strings, on-policy and off", "[environments]") {
-  check_matches(modified_sub_trajectory_balance{}, mixed, .02, .005);
-  check_matches(modified_sub_trajectory_balance{}, on_policy, .02, .005);
-  check_matches(modified_sub_trajectory_balance{.lambda = .9}, mixed, .02, .005);
+  for (const root_anchor root : {root_anchor::stop_probability, root_anchor::batch_mean, root_anchor::learned}) {
+    check_matches(modified_sub_trajectory_balance{.root = root}, mixed, .02, .005);
+    check_matches(modified_sub_trajectory_balance{.root = root}, on_policy, .02, .005);
+    check_matches(modified_sub_trajectory_balance{.lambda = .9, .root = root}, mixed, .02, .005);
+  }
 }
 TEST_CASE("so does its one-step form, to the noise of a constant rate", "[environments]") {
+  check_matches(modified_sub_trajectory_balance{.lambda = 0, .root = root_anchor::stop_probability}, mixed, .02, .02);
   check_matches(modified_sub_trajectory_balance{.lambda = 0}, mixed, .02, .02);
 }
 TEST_CASE("so do trajectory balance and VarGrad", "[environments]") {
@@ -126,11 +161,14 @@ TEST_CASE("trajectory balance learns log Z", "[environments]") {
   CHECK(std::abs(s.run.flow() - exact::log_partition(*s.tree)) < .01);
 }
 TEST_CASE("at the end log q - log R is the same number at every prefix", "[environments]") {
-  strings s({});
-  s.run.train(modified_sub_trajectory_balance{}, 1);
-  CHECK(s.run.spread() > .5);
-  s.run.train(modified_sub_trajectory_balance{}, 3000);
-  CHECK(s.run.spread() < .05);
+  for (const root_anchor root : {root_anchor::stop_probability, root_anchor::batch_mean}) {
+    const modified_sub_trajectory_balance loss{.root = root};
+    strings s({});
+    s.run.train(loss, 1);
+    CHECK(s.run.spread() > .5);
+    s.run.train(loss, 3000);
+    CHECK(s.run.spread() < .05);
+  }
 }
 TEST_CASE("reward maximisation does not match: the control that must fail", "[environments]") {
   strings s({.on_policy = on_policy});
