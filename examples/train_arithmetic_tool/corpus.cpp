@@ -68,7 +68,8 @@ std::string corpus_line(const corpus_options& o, const question& q, const author
   return out + ".>" + std::to_string(sum) + ";";
 }
 
-sampler::packed_text corpus_batch(const corpus_options& o, const std::set<std::string>& left_out, int passages, planlm::index_t length, planlm::philox random) {
+sampler::packed_text corpus_batch(const corpus_options& o, const std::set<std::string>& left_out, int passages, planlm::index_t length,
+                                  planlm::philox random) {
   sampler::packed_text out;
   for (int p = 0; p < passages; ++p) {
     dice d(random, static_cast<std::uint64_t>(p));

@@ -58,7 +58,7 @@ std::optional<int> vote(const std::vector<std::optional<int>>& answers) {
 }  // namespace
 
 options::options() : methods(names()) {
-  tuning.steps = 300, tuning.horizon = 100, tuning.rows = 8, tuning.prompts = 4;
+  tuning.steps = 1000, tuning.horizon = 500, tuning.rows = 8, tuning.prompts = 4;
   tuning.start_temperature = 1.1, tuning.end_temperature = 0.5;
   tuning.tempered = 0.25, tuning.prior = 0.25, tuning.replayed = 0.25;
 }
@@ -75,6 +75,7 @@ void options::add(trainer::flags& f) {
   f.whole("--shortest", shortest, "actions of a rationale", 0);
   f.whole("--longest", longest, "actions of a rationale in training");
   f.whole("--test-longest", test_longest, "actions of a rationale in the test");
+  f.above_zero("--answer-floor", answer_floor, "nats: an answer behind a rationale counts as at least e^-this probable in the reward");
   f.whole("--supervised-steps", supervised_steps, "of the supervised rows");
   f.whole("--test", test, "questions of each number of operands in the test");
   f.whole("--validation", validation, "questions of each number of operands for curves and choices");
@@ -84,22 +85,29 @@ void options::add(trainer::flags& f) {
 }
 void options::check() const {
   base.check(), corpus.check(), tuning.check();
-  if (shots > demonstrations) throw input_error("--shots " + std::to_string(shots) + ": there are only " + std::to_string(demonstrations) + " --demonstrations");
+  if (shots > demonstrations)
+    throw input_error("--shots " + std::to_string(shots) + ": there are only " + std::to_string(demonstrations) + " --demonstrations");
   if (shortest > longest || shortest > test_longest)
     throw input_error("--shortest " + std::to_string(shortest) + " is above " + (shortest > longest ? "--longest" : "--test-longest"));
   constexpr int most = 1000;  // of the 4000 questions of three operands
   for (const auto& [flag, n] : {std::pair{"--test", test}, {"--validation", validation}})
-    if (n > most) throw input_error(std::string(flag) + " " + std::to_string(n) + ": give at most " + std::to_string(most) + ", there are 4000 questions of three operands");
+    if (n > most)
+      throw input_error(std::string(flag) + " " + std::to_string(n) + ": give at most " + std::to_string(most) +
+                        ", there are 4000 questions of three operands");
   if (const std::size_t least = longest_question(4).rationale().size(); static_cast<std::size_t>(longest) < least)
-    throw input_error("--longest " + std::to_string(longest) + ": a demonstration may have " + std::to_string(least) + " actions; give at least that");
+    throw input_error("--longest " + std::to_string(longest) + ": a demonstration may have " + std::to_string(least) +
+                      " actions; give at least that");
   std::size_t shown = 1;
   for (int i = 0; i < shots; ++i) shown += demonstration(longest_question(operands_of(static_cast<std::size_t>(i)))).size();
-  const auto need = shown + std::max(longest_question(4).text().size() + static_cast<std::size_t>(longest) + 8, longest_question(5).text().size() + static_cast<std::size_t>(test_longest) + 2);
+  // With two marks around a question; behind a rationale in training the reward reads an answer of six tokens at most.
+  const auto need = shown + std::max(longest_question(4).text().size() + static_cast<std::size_t>(longest) + 8,
+                                     longest_question(5).text().size() + static_cast<std::size_t>(test_longest) + 2);
   if (static_cast<index_t>(need) > base.length)
-    throw input_error("--length " + std::to_string(base.length) + ": " + std::to_string(shots) + " demonstrations, a question and a rationale may take " +
-                      std::to_string(need) + " tokens; give at least that, or fewer --shots");
+    throw input_error("--length " + std::to_string(base.length) + ": " + std::to_string(shots) +
+                      " demonstrations, a question and a rationale may take " + std::to_string(need) + " tokens; give at least that, or fewer --shots");
   if (demonstrations + pairs > 2000)
-    throw input_error("--demonstrations and --pairs: " + std::to_string(demonstrations + pairs) + " questions, give at most 2000, half of them have three operands");
+    throw input_error("--demonstrations and --pairs: " + std::to_string(demonstrations + pairs) +
+                      " questions, give at most 2000, half of them have three operands");
 }
 
 const std::vector<trainer::method_about>& methods() {
@@ -122,8 +130,9 @@ const std::vector<trainer::method_about>& methods() {
   return all;
 }
 const std::vector<trainer::score_column>& columns() {
-  static const std::vector<trainer::score_column> all{{"accuracy_3", "3 operands, %", 1}, {"accuracy_4", "4 operands, %", 1},  {"accuracy_5", "5 operands, %", 1},
-                                                      {"valid", "true equations, %", 1},  {"solutions", "worked solutions, %", 1}, {"length", "tokens", 1}};
+  static const std::vector<trainer::score_column> all{{"accuracy_3", "3 operands, %", 1}, {"accuracy_4", "4 operands, %", 1},
+                                                      {"accuracy_5", "5 operands, %", 1}, {"valid", "true equations, %", 1},
+                                                      {"solutions", "worked solutions, %", 1}, {"length", "tokens", 1}};
   return all;
 }
 
@@ -199,12 +208,19 @@ std::unique_ptr<part> experiment::trained(const std::string& method, int seed, c
   sampler::tuning_task task;
   task.name = method, task.seed = seed, task.prompts = static_cast<int>(questions.size());
   task.prompt = [&](int i) { return prompt(at(i)); };
+  // Behind half an expression an answer is improbable by dozens of nats, and squared they would drown all else a balance asks for. The floor
+  // bounds that, and little mass comes with it: rationales that count for it have at most e^-floor of the base model's own mass a length.
   task.reward = [&](std::span<const written> texts, std::span<const int> of) {
     likelihood_options<float> how;
     how.prompt = [&](std::size_t b, const written&) { return prompt(at(of[b]), d.shown); };
     how.ending = [&](std::size_t b, const written&) { return encode(">" + std::to_string(at(of[b]).value()) + ";"); };
-    std::vector<log_reward_row> rows;
-    for (std::vector<double>& base : m_.likelihood(*base_, texts, how)) rows.push_back({std::move(base)});
+    how.ending_weight = 0;
+    const sampler::prefix_rewards rationale = m_.likelihood(*base_, texts, how);
+    how.text_weight = 0, how.ending_weight = 1;
+    const sampler::prefix_rewards answer = m_.likelihood(*base_, texts, how);
+    std::vector<log_reward_row> rows(texts.size());
+    for (std::size_t b = 0; b < rows.size(); ++b)
+      for (std::size_t k = 0; k < answer[b].size(); ++k) rows[b].base.push_back(rationale[b][k] + std::max(answer[b][k], -o_.answer_floor));
     return rows;
   };
   task.rule = rule(o_.longest);
@@ -302,7 +318,8 @@ experiment::scores experiment::test(const part& policy, const std::vector<questi
     std::vector<sampler::tokens> prompts;
     for (const question& q : set.questions) prompts.push_back(prompt(q, shown));
     const auto uses = uses_tool ? machine::tool(tool(prompts[0].size(), o_.test_longest)) : machine::tool();
-    const auto all = sampler::write_texts(m_, policy, prompts, samples, how, random.with_stream(random.stream + 16 * static_cast<std::uint32_t>(set.operands)), uses);
+    const philox draws = random.with_stream(random.stream + 16 * static_cast<std::uint32_t>(set.operands));
+    const auto all = sampler::write_texts(m_, policy, prompts, samples, how, draws, uses);
     double right = 0;
     for (std::size_t i = 0; i < set.questions.size(); ++i) {
       const question& q = set.questions[i];

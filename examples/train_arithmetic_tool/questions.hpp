@@ -51,7 +51,8 @@ struct question {
     std::string out;
     for (int i = 1; i < count(); ++i) {
       const auto at = static_cast<std::size_t>(i);
-      out += (i > 1 ? "," : "") + std::to_string(value(i)) + (signs[at] < 0 ? "-" : "+") + std::to_string(operands[at]) + "=" + std::to_string(value(i + 1));
+      out += (i > 1 ? "," : "") + std::to_string(value(i)) + (signs[at] < 0 ? "-" : "+") + std::to_string(operands[at]) + "=" +
+             std::to_string(value(i + 1));
     }
     return out + ".";
   }
