@@ -239,6 +239,28 @@ TEST_CASE("a rollout depends on its row, its prompt and the philox alone") {
   CHECK(crowd.sample(prompts, rule, philox{10})[4].actions != z[4].actions);
 }
 
+TEST_CASE("models with other codes of positions are sampled as they are scored") {
+  const auto check = [](auto model) {
+    using Model = decltype(model);
+    using B = typename Model::backend;
+    context<B> cx;
+    testing::poison(cx);
+    auto theta = perturbed(cx, model, 3, 0.25);
+    rollout_sampler<Model> sampler(cx, model, theta.weights, 5, 38);
+    const rollout_rule rule{.stop = stop, .shortest = 2, .longest = 9};
+    const auto z = sampler.sample(make_prompts(15), rule, philox{8}, two_more{});
+    const auto scores = score_rollouts(cx, model, theta.weights, z, rule).value;
+    for (std::size_t b = 0; b < z.size(); ++b)
+      for (std::size_t k = 0; k < z[b].actions.size(); ++k) {
+        CHECK(z[b].taken[k] == scores.taken(index_t(b), index_t(k)));
+        CHECK(z[b].stop[k] == scores.stop(index_t(b), index_t(k)));
+      }
+    CHECK(count_actions(z) > 80);
+  };
+  check(transformer_lm<cpu<float>, no_positions<cpu<float>>, rotary>{sizes});
+  check(transformer_lm<cpu<double>, sinusoidal_positions<cpu<double>>>{sizes});
+}
+
 TEST_CASE("every row may have a behaviour of its own") {
   language_model<cpu<float>> lm;
   auto sampler = lm.sampler(12);
