@@ -136,8 +136,8 @@ TEST_CASE("a grid run that was stopped goes on to the same numbers, its replay b
   {
     examples::running r(program, words{"--out", p.out, "--threads", "1"} + flags);
     // A line of the log: the first stage is under way.
-    while (!fs::exists(fs::path(p.out) / "metrics.jsonl") || fs::file_size(fs::path(p.out) / "metrics.jsonl") == 0)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const fs::path log = fs::path(p.out) / "metrics.jsonl";
+    for (int i = 0; i < 60000 && (!fs::exists(log) || fs::file_size(log) == 0); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     r.send(SIGINT);
     const examples::outcome stopped = r.wait();
     INFO(stopped.err);
