@@ -1,4 +1,5 @@
-/// --task documents: the middle sentence of three, written under the posterior of a language model that is trained on the text first.
+/// --task documents: the middle sentence of three, written under the posterior of a language model that is
+/// trained on the text first.
 #pragma once
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@ class interrupt_guard;
 
 namespace train_infill_sampler {
 
-void fill_documents(const options& o, const std::vector<std::string>& command, const planlm::run_folder& folder, const planlm::interrupt_guard& interrupt);
+void fill_documents(const options& o, const std::vector<std::string>& command,
+                    const planlm::run_folder& folder, const planlm::interrupt_guard& interrupt);
 
 }  // namespace train_infill_sampler

@@ -26,7 +26,8 @@ std::array<letter, 3> candidates::spelled(int candidate) {
   std::array<letter, 3> letters{};
   const int n = length(candidate);
   int rest = candidate - first[static_cast<std::size_t>(n)];
-  for (int i = n; i-- > 0; rest /= letter_count) letters[static_cast<std::size_t>(i)] = static_cast<letter>(rest % letter_count);
+  for (int i = n; i-- > 0; rest /= letter_count)
+    letters[static_cast<std::size_t>(i)] = static_cast<letter>(rest % letter_count);
   return letters;
 }
 
@@ -54,7 +55,8 @@ letter_model::letter_model(std::span<const letter> text) {
       double all = 0;
       for (std::size_t c = 0; c < V; ++c) all += counts[n][h * V + c];
       for (std::size_t c = 0; c < V; ++c)
-        p[h * V + c] = (counts[n][h * V + c] + strength * before[h % histories_before * V + c]) / (all + strength);
+        p[h * V + c] =
+            (counts[n][h * V + c] + strength * before[h % histories_before * V + c]) / (all + strength);
     }
     before = std::move(p);
     histories_before = histories;
@@ -109,21 +111,28 @@ gap make_gap(const letter_model& lm, std::array<letter, 3> before, std::array<le
   return g;
 }
 
-std::vector<gap> find_gaps(const letter_model& lm, std::span<const letter> text, int count, double least, double most, planlm::philox random) {
+std::vector<gap> find_gaps(const letter_model& lm, std::span<const letter> text, int count, double least,
+                           double most, planlm::philox random) {
   const int tries = 1000 + 100 * count;
   const auto places = static_cast<std::uint32_t>(text.size() - 9 + 1);
   std::vector<gap> found;
   for (int t = 0; t < tries && static_cast<int>(found.size()) < count; ++t) {
     const auto row = static_cast<std::uint64_t>(t);
-    const std::size_t at = random.below(places, row, 0), width = random.below(candidates::longest + 1, row, 1);
-    const auto three = [&](std::size_t from) { return std::array<letter, 3>{text[from], text[from + 1], text[from + 2]}; };
+    const std::size_t at = random.below(places, row, 0),
+                      width = random.below(candidates::longest + 1, row, 1);
+    const auto three = [&](std::size_t from) {
+      return std::array<letter, 3>{text[from], text[from + 1], text[from + 2]};
+    };
     gap g = make_gap(lm, three(at), three(at + 3 + width));
-    const bool new_one = std::none_of(found.begin(), found.end(), [&](const gap& f) { return f.before == g.before && f.after == g.after; });
+    const bool new_one = std::none_of(
+        found.begin(), found.end(), [&](const gap& f) { return f.before == g.before && f.after == g.after; });
     if (new_one && g.entropy >= least && g.entropy <= most) found.push_back(std::move(g));
   }
   if (static_cast<int>(found.size()) < count)
-    throw planlm::input_error("the text has " + std::to_string(found.size()) + " gaps in " + std::to_string(tries) + " tries whose posterior has an entropy of " +
-                              std::to_string(least) + " to " + std::to_string(most) + " nats, expected " + std::to_string(count) +
+    throw planlm::input_error("the text has " + std::to_string(found.size()) + " gaps in " +
+                              std::to_string(tries) + " tries whose posterior has an entropy of " +
+                              std::to_string(least) + " to " + std::to_string(most) + " nats, expected " +
+                              std::to_string(count) +
                               "; give a longer text, fewer --contexts or other bounds");
   return found;
 }

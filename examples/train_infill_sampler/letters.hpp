@@ -1,4 +1,5 @@
-/// --task letters: samplers of a posterior that is known, and how far from it each of them is while it learns.
+/// --task letters: samplers of a posterior that is known, and how far from it each of them is while it
+/// learns.
 #pragma once
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@ class interrupt_guard;
 
 namespace train_infill_sampler {
 
-void fill_letters(const options& o, const std::vector<std::string>& command, const planlm::run_folder& folder, const planlm::interrupt_guard& interrupt);
+void fill_letters(const options& o, const std::vector<std::string>& command, const planlm::run_folder& folder,
+                  const planlm::interrupt_guard& interrupt);
 
 }  // namespace train_infill_sampler

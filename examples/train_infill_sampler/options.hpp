@@ -23,7 +23,8 @@ struct options {
   std::string task = "letters";
   trainer::common_options common;
   sampler::text_options text;
-  sampler::base_options base{.layers = 2, .width = 128, .heads = 4, .length = 64, .steps = 1200, .batch = 24, .rate = 2e-3};
+  sampler::base_options base{
+      .layers = 2, .width = 128, .heads = 4, .length = 64, .steps = 1200, .batch = 24, .rate = 2e-3};
   sampler::tuning_options tuning{.steps = 300, .prompts = 4, .rows = 8, .rank = 16};
   letter_options letters;
   document_options documents;

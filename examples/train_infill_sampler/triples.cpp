@@ -5,14 +5,16 @@
 
 namespace train_infill_sampler {
 
-std::vector<triple> find_triples(const sampler::language& l, std::span<const int> documents, const document_options& o, int most, planlm::philox random) {
+std::vector<triple> find_triples(const sampler::language& l, std::span<const int> documents,
+                                 const document_options& o, int most, planlm::philox random) {
   constexpr int least = 4;  // tokens of a neighbour
   std::vector<triple> all;
   for (const int d : documents)
     for (int i = 1; i + 1 < l.sentences(d); ++i) {
       const auto size = [&](int s) { return static_cast<int>(l.sentence(d, s).size()); };
       const auto beside = [&](int s) { return size(s) >= least && size(s) <= o.neighbour; };
-      if (size(i) >= o.shortest && size(i) <= o.longest && beside(i - 1) && beside(i + 1)) all.push_back({d, i});
+      if (size(i) >= o.shortest && size(i) <= o.longest && beside(i - 1) && beside(i + 1))
+        all.push_back({d, i});
     }
   const std::size_t kept = std::min(all.size(), static_cast<std::size_t>(most));
   for (std::size_t i = 0; i < kept; ++i)
@@ -60,8 +62,8 @@ tokens triple_set::whole(int i, std::span<const int> middle) const {
   return all;
 }
 
-std::vector<double> log_rewards(sampler::machine& m, const sampler::part& lm, const triple_set& triples, std::span<const tokens> middles,
-                                std::span<const int> of) {
+std::vector<double> log_rewards(sampler::machine& m, const sampler::part& lm, const triple_set& triples,
+                                std::span<const tokens> middles, std::span<const int> of) {
   constexpr std::size_t most = 4096;  // tokens of a pass
   std::vector<double> all;
   sampler::packed_text text;

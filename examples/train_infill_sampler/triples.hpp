@@ -16,12 +16,14 @@ struct triple {
 };
 
 /// Triples whose sentences have lengths that the flags allow, at most `most` of them, drawn without repeats.
-std::vector<triple> find_triples(const sampler::language& l, std::span<const int> documents, const document_options& o, int most, planlm::philox random);
+std::vector<triple> find_triples(const sampler::language& l, std::span<const int> documents,
+                                 const document_options& o, int most, planlm::philox random);
 
 /// What policies and the reward see of them; a view of the language, which must outlive it.
 class triple_set {
  public:
-  triple_set(const sampler::language& l, std::vector<triple> triples) : language_(&l), triples_(std::move(triples)) {}
+  triple_set(const sampler::language& l, std::vector<triple> triples)
+      : language_(&l), triples_(std::move(triples)) {}
   int size() const { return static_cast<int>(triples_.size()); }
   tokens before(int i) const { return sentence(i, -1); }
   tokens middle(int i) const { return sentence(i, 0); }
@@ -34,7 +36,8 @@ class triple_set {
   tokens context(int i) const;
   /// stop after stop: what is appended to every prefix of a middle.
   tokens ending(int i) const;
-  /// Its sequence for a language model, and the first token of the middle in it: BOS before stop middle stop after stop.
+  /// Its sequence for a language model, and the first token of the middle in it: BOS before stop middle stop
+  /// after stop.
   tokens whole(int i, std::span<const int> middle) const;
 
  private:
@@ -43,7 +46,9 @@ class triple_set {
   std::vector<triple> triples_;
 };
 
-/// log p(middle stop after stop | BOS before stop) of texts written for triples `of`, nats, under a frozen model.
-std::vector<double> log_rewards(sampler::machine& m, const sampler::part& lm, const triple_set& triples, std::span<const tokens> middles, std::span<const int> of);
+/// log p(middle stop after stop | BOS before stop) of texts written for triples `of`, nats, under a frozen
+/// model.
+std::vector<double> log_rewards(sampler::machine& m, const sampler::part& lm, const triple_set& triples,
+                                std::span<const tokens> middles, std::span<const int> of);
 
 }  // namespace train_infill_sampler

@@ -1,5 +1,6 @@
-/// Samplers that fill gaps, from outside: what they do with bad input, that going on means the same run, and, where the posterior is known,
-/// that the objectives that match distributions find it and reward maximisation does not.
+/// Samplers that fill gaps, from outside: what they do with bad input, that going on means the same run, and,
+/// where the posterior is known, that the objectives that match distributions find it and reward maximisation
+/// does not.
 #include <chrono>
 #include <cmath>
 #include <map>
@@ -22,17 +23,54 @@ using scratch::put;
 using words = std::vector<std::string>;
 
 const std::string program = PLANLM_EXAMPLES "/train_infill_sampler";
-const words small_letters{"--contexts", "3", "--hidden", "16", "--prior-steps", "60", "--steps", "120", "--rows", "8", "--threads", "1"};
-const words small_documents{"--task", "documents", "--vocabulary", "330", "--width", "16", "--heads", "2", "--layers", "1", "--length", "96", "--neighbour", "30",
-                            "--longest", "24", "--base-steps", "20", "--base-batch", "4", "--steps", "24", "--prompts", "2", "--rows", "4", "--rank", "2",
-                            "--triples", "20", "--tested", "5", "--texts", "3", "--supervised-batch", "4", "--threads", "1"};
+const words small_letters{"--contexts", "3",   "--hidden", "16", "--prior-steps", "60",
+                          "--steps",    "120", "--rows",   "8",  "--threads",     "1"};
+const words small_documents{"--task",
+                            "documents",
+                            "--vocabulary",
+                            "330",
+                            "--width",
+                            "16",
+                            "--heads",
+                            "2",
+                            "--layers",
+                            "1",
+                            "--length",
+                            "96",
+                            "--neighbour",
+                            "30",
+                            "--longest",
+                            "24",
+                            "--base-steps",
+                            "20",
+                            "--base-batch",
+                            "4",
+                            "--steps",
+                            "24",
+                            "--prompts",
+                            "2",
+                            "--rows",
+                            "4",
+                            "--rank",
+                            "2",
+                            "--triples",
+                            "20",
+                            "--tested",
+                            "5",
+                            "--texts",
+                            "3",
+                            "--supervised-batch",
+                            "4",
+                            "--threads",
+                            "1"};
 
 words operator+(words a, const words& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
 
-/// Sentences of words made of syllables, a few words for each document among many: a text that is the same everywhere.
+/// Sentences of words made of syllables, a few words for each document among many: a text that is the same
+/// everywhere.
 std::string babble(int documents = 60) {
   const planlm::philox random{7};
   const std::string first = "bdfgklmnprst", second = "aeiou";
@@ -41,7 +79,8 @@ std::string babble(int documents = 60) {
     for (std::uint32_t s = 0; s < 1 + random.below(3, number, 0); ++s) {
       w += first[random.below(static_cast<std::uint32_t>(first.size()), number, 4 * s + 1)];
       w += second[random.below(static_cast<std::uint32_t>(second.size()), number, 4 * s + 2)];
-      if (random.below(3, number, 4 * s + 3) == 0) w += first[random.below(static_cast<std::uint32_t>(first.size()), number, 4 * s + 4)];
+      if (random.below(3, number, 4 * s + 3) == 0)
+        w += first[random.below(static_cast<std::uint32_t>(first.size()), number, 4 * s + 4)];
     }
     return w;
   };
@@ -51,7 +90,9 @@ std::string babble(int documents = 60) {
     for (int s = 0; s < 10; ++s, ++sentence, text += ".\n")
       for (std::uint32_t n = 0; n < 4 + random.below(3, sentence, 0); ++n) {
         const auto at = static_cast<std::uint64_t>(sentence * 8 + n);
-        text += word(static_cast<std::uint32_t>(d) % 7 * 10 + random.below(random.below(2, at, 2) ? 30 : 120, at, 1)) + ' ';
+        text += word(static_cast<std::uint32_t>(d) % 7 * 10 +
+                     random.below(random.below(2, at, 2) ? 30 : 120, at, 1)) +
+                ' ';
       }
   return text;
 }
@@ -79,7 +120,8 @@ std::string refusal(const examples::outcome& r) {
   int found = 0;
   std::istringstream lines(r.err);
   for (std::string line; std::getline(lines, line);) found += line.starts_with(name), message = line;
-  if (r.status <= 0 || found != 1 || !message.starts_with(name)) return "status " + std::to_string(r.status) + ", no single line at the end: " + r.err;
+  if (r.status <= 0 || found != 1 || !message.starts_with(name))
+    return "status " + std::to_string(r.status) + ", no single line at the end: " + r.err;
   return message.substr(name.size());
 }
 
@@ -99,7 +141,8 @@ double value(const json& all, const std::string& method, const std::string& name
 int stop_in(const std::string& stage, const words& command, const std::string& out, int signal) {
   examples::running running(program, command);
   const std::string wanted = "\"stage\":\"" + stage + "\"";
-  for (int i = 0; i < 20000 && contents(fs::path(out) / "metrics.jsonl").find(wanted) == std::string::npos; ++i)
+  for (int i = 0; i < 20000 && contents(fs::path(out) / "metrics.jsonl").find(wanted) == std::string::npos;
+       ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   running.send(signal);
   return running.wait().status;
@@ -119,10 +162,13 @@ TEST_CASE("flags and texts that fit nothing are refused in one line that says wh
   CHECK(has(of({"--least-entropy", "4"}), "--least-entropy is not below --most-entropy"));
   CHECK(has(of({"--task", "documents", "--shortest", "30"}), "--shortest 30 is above --longest"));
   CHECK(has(of({"--task", "documents", "--length", "40"}), "--length 40 is too little for two neighbours"));
-  CHECK(has(of({"--task", "documents", "--shortest", "13", "--vocabulary", "330", "--neighbour", "4"}), "expected at least 2; give a longer text"));
-  CHECK(has(of({"--least-entropy", "9", "--most-entropy", "9.5"}), "give a longer text, fewer --contexts or other bounds"));
+  CHECK(has(of({"--task", "documents", "--shortest", "13", "--vocabulary", "330", "--neighbour", "4"}),
+            "expected at least 2; give a longer text"));
+  CHECK(has(of({"--least-entropy", "9", "--most-entropy", "9.5"}),
+            "give a longer text, fewer --contexts or other bounds"));
   put(p / "short.txt", "too little .\n");
-  CHECK(has(refusal(examples::run(program, {"--text", (p / "short.txt").string(), "--out", p.out})), "expected at least 4000"));
+  CHECK(has(refusal(examples::run(program, {"--text", (p / "short.txt").string(), "--out", p.out})),
+            "expected at least 4000"));
   CHECK_FALSE(fs::exists(fs::path(p.out) / "results.json"));
 }
 
@@ -146,10 +192,14 @@ TEST_CASE("a run of letters that was stopped or killed goes on to the very resul
   CHECK(has(contents(fs::path(out) / "report.html"), "Total variation"));
 }
 
-TEST_CASE("documents: every kind of row is scored by the frozen model, and a stopped run goes on to the same results") {
+TEST_CASE(
+    "documents: every kind of row is scored by the frozen model, and a stopped run goes on to the same "
+    "results") {
   if (missing()) return;
   const place p;
-  const words flags = small_documents + words{"--methods", "true-middle,continuation,prompting,supervised,reward-only,tb,vargrad"};
+  const words flags =
+      small_documents +
+      words{"--methods", "true-middle,continuation,prompting,supervised,reward-only,tb,vargrad"};
   const examples::outcome whole = examples::run(program, p.command(flags));
   INFO(whole.err);
   REQUIRE(whole.status == 0);
@@ -180,13 +230,17 @@ TEST_CASE("documents: every kind of row is scored by the frozen model, and a sto
   for (const char* text : {"vargrad", "Bound on log Z", "BLEU-4"}) CHECK(has(page, text));
 }
 
-// Four gaps of an invented language and a quarter of the width. Measured at the end: .04 for subtb, tb and vargrad, .07 for modified-db, .69
-// for the control; after an eighth of the steps .27 to .32 of .93 at the start. The bounds are those of the full size (docs/results.md).
-TEST_CASE("objectives that match distributions find the posterior of gaps of letters, reward maximisation does not") {
+// Four gaps of an invented language and a quarter of the width. Measured at the end: .04 for subtb, tb and
+// vargrad, .07 for modified-db, .69 for the control; after an eighth of the steps .27 to .32 of .93 at the
+// start. The bounds are those of the full size (docs/results.md).
+TEST_CASE(
+    "objectives that match distributions find the posterior of gaps of letters, reward maximisation does "
+    "not") {
   if (missing()) return;
   const place p;
-  const examples::outcome r = examples::run(program, p.command({"--contexts", "4", "--hidden", "64", "--prior-steps", "400", "--rate", "0.001", "--threads", "1", "--methods",
-                                                       "subtb,modified-db,tb,vargrad,reward-only"}));
+  const examples::outcome r = examples::run(
+      program, p.command({"--contexts", "4", "--hidden", "64", "--prior-steps", "400", "--rate", "0.001",
+                          "--threads", "1", "--methods", "subtb,modified-db,tb,vargrad,reward-only"}));
   INFO(r.err);
   REQUIRE(r.status == 0);
   const json all = outcomes(p.out);
