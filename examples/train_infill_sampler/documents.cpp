@@ -30,17 +30,14 @@ philox draws(int seed, purpose what) {
   return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16};
 }
 
-const std::vector<trainer::score_column> columns{{"log_reward", "log R, mean", 2},
-                                                 {"best_log_reward", "best", 2},
-                                                 {"bound", "bound on log Z", 2},
-                                                 {"edit", "edit div.", 3},
-                                                 {"cosine", "cosine div.", 3},
-                                                 {"distinct", "distinct-2", 3},
-                                                 {"bleu", "BLEU-4", 2},
-                                                 {"length", "tokens", 1},
-                                                 {"sampled", "sampled", 0},
-                                                 {"scored", "scored", 0},
-                                                 {"seconds", "seconds", 0}};
+const std::vector<trainer::score_column> columns{{"log_reward", "log R", 2},   {"best_log_reward", "best", 2},
+                                                 {"bound", "log Z >=", 2},     {"edit", "edit div.", 3},
+                                                 {"cosine", "cosine div.", 3}, {"distinct", "distinct-2", 3},
+                                                 {"bleu", "BLEU-4", 2},        {"length", "length", 1},
+                                                 {"spent", "k tokens", 0},     {"seconds", "seconds", 0}};
+
+bool is_supervised(const std::string& method) { return method.starts_with("supervised"); }
+bool is_tuned(const std::string& method) { return method != "continuation" && method != "prompting"; }
 
 /// What all seeds share.
 struct material {
@@ -83,9 +80,9 @@ class document_run {
     const bool there =
         std::filesystem::exists(run_.file("seed-" + std::to_string(seed_) + "." + method + ".safetensors"));
     std::unique_ptr<part> tuned;
-    if (method == "supervised")
-      tuned = tune_supervised();
-    else if (method != "continuation" && method != "prompting")
+    if (is_supervised(method))
+      tuned = tune_supervised(method);
+    else if (is_tuned(method))
       tuned = tune_sampler(method);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     trainer::outcome result = test(method, tuned ? *tuned : base_);
@@ -94,7 +91,9 @@ class document_run {
   }
 
  private:
-  std::unique_ptr<part> tune_supervised() {
+  std::unique_ptr<part> tune_supervised(const std::string& method) {
+    sampler::tuning_options how = o_.tuning;
+    if (method == "supervised-early") how.steps = std::max(1, how.steps / 6);
     const auto batch = [&](index_t s) {
       const philox random = draws(seed_, of_supervised).at_step(static_cast<std::uint32_t>(s));
       sampler::packed_text text;
@@ -111,9 +110,8 @@ class document_run {
       return text;
     };
     supervised_tokens_ = 0;
-    for (int s = 0; s < o_.tuning.steps; ++s) supervised_tokens_ += double(batch(s).tokens.size());
-    return sampler::tune_supervised(device_, run_, base_, "supervised", seed_, batch, o_.tuning, watch(),
-                                    watch_every());
+    for (int s = 0; s < how.steps; ++s) supervised_tokens_ += double(batch(s).tokens.size());
+    return sampler::tune_supervised(device_, run_, base_, method, seed_, batch, how, watch(), watch_every());
   }
 
   std::unique_ptr<part> tune_sampler(const std::string& method) {
@@ -246,10 +244,11 @@ class document_run {
       if (i < shown) result.samples.push_back({given(i), words[begin] + "  |  " + words[begin + 1]});
     }
     v["bleu"] = 100 * bleu.score(bleu_smoothing::epsilon);
-    const bool supervised = method == "supervised",
-               tuned = supervised || (method != "continuation" && method != "prompting");
-    v["sampled"] = supervised || !tuned ? 0 : counted_tokens(method, "sampled");
-    v["scored"] = supervised ? supervised_tokens_ : tuned ? counted_tokens(method, "scored") : 0;
+    v["sampled"] = is_tuned(method) ? counted_tokens(method, "sampled") : 0;
+    v["scored"] = is_supervised(method) ? supervised_tokens_
+                  : is_tuned(method)    ? counted_tokens(method, "scored")
+                                        : 0;
+    v["spent"] = (v["sampled"] + v["scored"]) / 1000;
     return result;
   }
 
@@ -331,9 +330,9 @@ void fill_documents(const options& o, const std::vector<std::string>& command, c
          corpus,
          methods,
          columns,
-         "Nats for log R and its bound; diversities from 0, all texts of a gap equal, to 1; BLEU-4 against "
-         "the true middle, times 100; sampled and scored: tokens "
-         "spent in training.",
+         "log R and its bound on log Z in nats; diversities from 0, all texts of a gap equal, to 1; BLEU-4 "
+         "of the corpus against the true middles, times 100; length in tokens; thousands of tokens sampled "
+         "and scored in training.",
          {{"score/log_reward",
            {.title = "Log reward",
             .caption = "Of texts for validation gaps.",
@@ -346,7 +345,8 @@ void fill_documents(const options& o, const std::vector<std::string>& command, c
             .y_title = "nats"}},
           {"balance/spread",
            {.title = "Spread of log q - log R",
-            .caption = "Over the texts of a training gap; 0 at the posterior.",
+            .caption = "Over the texts of a training gap; 0 at the posterior, and where one text is all that "
+                       "is written.",
             .x_title = "step",
             .y_title = "nats",
             .log_y = true}}},

@@ -130,8 +130,10 @@ class letter_run {
                               {o_.tuning.rate * rate(s), o_.tuning.flow_rate * rate(s), o_.tuning.clip});
         },
         [&](index_t s) {
-          if (s + 1 == early) soon = look(early).variation;
-          else if ((s + 1) % every == 0 || s + 1 == steps) look(s + 1);
+          if (s + 1 == early)
+            soon = look(early).variation;
+          else if ((s + 1) % every == 0 || s + 1 == steps)
+            look(s + 1);
           return true;
         },
         [](index_t) { return std::string("in the policy's log-probabilities"); });

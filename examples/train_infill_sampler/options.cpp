@@ -8,12 +8,13 @@ namespace {
 
 using planlm::input_error;
 
-const std::vector<std::string> baselines{"true-middle", "continuation", "prompting", "supervised"};
+const std::vector<std::string> baselines{"true-middle", "continuation", "prompting", "supervised",
+                                         "supervised-early"};
 const std::vector<std::string> default_letters{"subtb", "subtb-.9", "modified-db", "subtb-published",
                                                "tb",    "vargrad",  "reward-only", "reverse-kl"};
-const std::vector<std::string> default_documents{"true-middle", "continuation", "prompting",
-                                                 "supervised",  "reward-only",  "subtb",
-                                                 "modified-db", "tb",           "vargrad"};
+const std::vector<std::string> default_documents{
+    "true-middle", "continuation", "prompting", "supervised", "supervised-early", "reward-only",
+    "subtb",       "modified-db",  "tb",        "vargrad"};
 
 std::vector<std::string> all_methods() {
   std::vector<std::string> names = baselines;
@@ -112,6 +113,8 @@ std::string about_method(const std::string& name) {
   if (name == "prompting")
     return "the frozen language model after both, the sentence after standing first: where every policy "
            "below begins";
+  if (name == "supervised-early")
+    return "the same for a sixth of the steps, before it knows the training gaps by heart";
   if (name == "supervised")
     return "the same low-rank factors fine-tuned on the true middles of the training gaps";
   return sampler::about_objective(name) + (needs_own_texts(name) ? "; all its texts are its own" : "");
