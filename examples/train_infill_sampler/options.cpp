@@ -89,6 +89,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
     if (o.base.device != "cpu")
       throw input_error("--device " + o.base.device +
                         " is for --task documents; letters are drawn on the CPU");
+    if (o.tuning.start_temperature != 1 || o.tuning.end_temperature != 1)
+      throw input_error("--temperature and --first-temperature are for --task documents; letters have their posterior as it is");
     if (o.tuning.replayed > 0)
       throw input_error("--replayed is for --task documents; letters keep no buffer");
     if (o.letters.least_entropy >= o.letters.most_entropy)

@@ -159,6 +159,7 @@ TEST_CASE("flags and texts that fit nothing are refused in one line that says wh
   CHECK(has(of({"--methods", "prompting"}), "--methods: 'prompting' is for --task documents"));
   CHECK(has(of({"--rows", "1"}), "--rows: give a whole number from 2"));
   CHECK(has(of({"--tempered", "0.9", "--prior", "0.9"}), "add up to"));
+  CHECK(has(of({"--temperature", "0.5"}), "--temperature and --first-temperature are for --task documents"));
   CHECK(has(of({"--least-entropy", "4"}), "--least-entropy is not below --most-entropy"));
   CHECK(has(of({"--task", "documents", "--shortest", "30"}), "--shortest 30 is above --longest"));
   CHECK(has(of({"--task", "documents", "--length", "40"}), "--length 40 is too little for two neighbours"));
