@@ -20,7 +20,7 @@ struct options {
   std::string sizes = "10,20,50", label_words;
   std::filesystem::path text;
   division_sizes division;
-  sampler::base_options base{.length = 160, .steps = 2000, .batch = 8};
+  sampler::base_options base{.length = 160, .steps = 2000, .batch = 8, .rate = 4e-3};
   sampler::tuning_options tuning{.steps = 120, .prompts = 2, .rows = 12, .horizon = 60, .start_temperature = 1.2, .tolerance = 0.1};
   label_options labels;
   std::string objective = "subtb", score = "test";

@@ -75,6 +75,8 @@ class pattern {
     ids.push_back(cue());
     return ids;
   }
+  /// Whether a piece of the vocabulary is a word by itself.
+  bool is_word(int id) const { return word_[static_cast<std::size_t>(id)] != 0; }
   /// At most `count` different words of the sentence, the heavier the likelier, in the order they were drawn.
   tokens key_words(std::span<const int> sentence, std::size_t count, planlm::philox random, std::uint64_t row) const {
     std::vector<std::pair<double, int>> draws;  // the largest log(u) / weight are a draw without replacement
