@@ -371,7 +371,7 @@ void fill_documents(const options& o, const std::vector<std::string>& command, c
             << corpus << '\n'
             << printed(book.table(methods, columns, o.common))
             << "log R and bounds in nats, of texts for gaps of test documents, all under the frozen language "
-               "model; sampled, scored: tokens spent in training.\nreport:  "
+               "model; k tokens: thousands sampled and scored in training.\nreport:  "
             << folder.file("report.html").string() << "\nresults: " << folder.file("results.json").string()
             << '\n';
 }
