@@ -90,7 +90,7 @@ void train(const options& o, const trainer::flags& f, const std::vector<std::str
   planlm::run_folder folder(o.common.out);
   planlm::interrupt_guard interrupt;
   trainer::run_book book(folder, "train_arithmetic_tool", f.settings({"--methods"}), command);
-  const auto device = sampler::make_cpu_machine(o.base.sizes(symbol_count), o.common.threads);
+  const auto device = sampler::make_machine(o.base.device, o.base.sizes(symbol_count), o.common.threads);
   trainer::run run(device->random, folder, interrupt);
   run.identify(book.identity());
   experiment e(o, *device, run);

@@ -60,7 +60,8 @@ std::optional<int> vote(const std::vector<std::optional<int>>& answers) {
 options::options() : methods(names()) {
   tuning.steps = 1000, tuning.horizon = 500, tuning.rows = 8, tuning.prompts = 4;
   tuning.start_temperature = 1.1, tuning.end_temperature = 0.5;
-  tuning.tempered = 0.25, tuning.prior = 0.25, tuning.replayed = 0.25;
+  // Hot draws ramble, and a long rationale has many more pairs of prefixes than a short one: validation is better without them.
+  tuning.tempered = 0, tuning.prior = 0.25, tuning.replayed = 0.25;
 }
 void options::add(trainer::flags& f) {
   f.common(common);

@@ -24,7 +24,7 @@ struct options {
   sampler::tuning_options tuning;
   int demonstrations = 50, pairs = 1000, shots = 3, limit = 2;
   int shortest = 5, longest = 30, test_longest = 40;
-  int test = 500, validation = 50, samples = 10, supervised_steps = 300;
+  int test = 500, validation = 100, samples = 10, supervised_steps = 300;
   double test_temperature = 0.1, answer_floor = 12;
   bool score_validation = false;
   std::vector<std::string> methods;
