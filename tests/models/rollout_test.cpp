@@ -11,7 +11,7 @@
 #include <planlm/testing/compare.hpp>
 
 #include "../catch.hpp"
-#include "../counted_heap.hpp"
+#include "../heap_requests.hpp"
 #include "../layers/checks.hpp"
 
 using namespace planlm;
