@@ -83,3 +83,18 @@ TEST_CASE("the form normalised by length balances another policy, and weights of
   CHECK(std::abs(heavy.dpf[4] - 3 * plain.dpf[4]) < 1e-14);
   CHECK(gradient_gap(c, weighted) < 1e-7);
 }
+
+TEST_CASE("a trajectory of weight 0 adds nothing to the relative balance, not even where its reward is 0") {
+  flow_batch b = flow_batch::random({2, 4}, 4, 130);
+  const numbers weight{0, 2};
+  const auto weighted = [&](context<B>& cx, const trajectories<B>& z, view<const double, 1> log_z) {
+    return relative_trajectory_balance<>{}(cx, z, log_z, row(weight));
+  };
+  const outcome finite = evaluate(b, weighted);
+  b.reward[0] = -std::numeric_limits<double>::infinity();
+  const outcome o = evaluate(b, weighted);
+  CHECK(o.total == finite.total);
+  CHECK(o.dpf == finite.dpf);
+  CHECK(o.dz == finite.dz);
+  CHECK(o.each[0] == 0);
+}

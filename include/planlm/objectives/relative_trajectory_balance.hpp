@@ -51,7 +51,8 @@ struct relative_trajectory_balance {
   bool length_normalised = false;
   double log_reward_clip_min = no_clip;
   G g{};
-  /// log_z (groups); importance (N) or nothing: weights of trajectories, constants. Errors: shape_error.
+  /// log_z (groups); importance (N) or nothing: weights of trajectories, constants; one of weight 0 adds nothing,
+  /// whatever its values are. Errors: shape_error.
   template <Backend B>
   trajectory_loss<B> operator()(context<B>& cx, const trajectories<B>& z, const_accum_tensor<B> log_z,
                                 const_accum_tensor<B> importance = {}) const {

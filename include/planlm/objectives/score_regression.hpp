@@ -3,7 +3,7 @@
 ///   loss = mean over rows of weight_r g(score_r + shift of r's group)
 ///   slope_r = d loss / d score_r,  d shift = sum of the group's slopes
 ///
-/// A row that is no member (`member` -1) has loss and slope 0 but counts in the mean. Sums over rows are in double and in row order of the
+/// A row that is no member (`member` -1) or has weight 0 has loss and slope 0, whatever its score, but counts in the mean. Sums over rows are in double and in row order of the
 /// team, so that a backend gives the same bits every time.
 #pragma once
 #include <planlm/backend/context.hpp>
@@ -39,12 +39,13 @@ struct regress_scores {
   A* each;
   index_t rows;
   PLANLM_HD void operator()(index_t r) const {
-    if (member[r] < 0) {
+    const double w = weight ? double(weight[r]) : 1;
+    if (member[r] < 0 || w == 0) {
       value[r] = slope[r] = 0;
       each[r] = A(0);
       return;
     }
-    const double t = shift ? score[r] + double(shift[member[r]]) : score[r], w = weight ? double(weight[r]) : 1;
+    const double t = shift ? score[r] + double(shift[member[r]]) : score[r];
     value[r] = w * g.value(t);
     slope[r] = w * g.slope(t) / double(rows);
     each[r] = A(value[r]);
