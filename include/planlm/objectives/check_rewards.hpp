@@ -18,12 +18,13 @@ void check_rewards(std::span<std::vector<Real>> rewards, double floor = -std::nu
   for (std::size_t b = 0; b < rewards.size(); ++b)
     for (std::size_t k = 0; k < rewards[b].size(); ++k) {
       Real& r = rewards[b][k];
-      const std::string where = "the log-reward of rollout " + std::to_string(b) + " at prefix " + std::to_string(k) + " is ";
-      if (std::isnan(r)) throw numeric_error(where + "not a number; a reward has to be a finite number at every prefix");
-      if (std::isinf(r) && r > 0) throw numeric_error(where + "+infinity; a reward has to be finite at every prefix");
+      const auto fail = [&](const char* what) {
+        throw numeric_error("the log-reward of rollout " + std::to_string(b) + " at prefix " + std::to_string(k) + " is " + what);
+      };
+      if (std::isnan(r)) fail("not a number; a reward has to be a finite number at every prefix");
+      if (std::isinf(r) && r > 0) fail("+infinity; a reward has to be finite at every prefix");
       if (double(r) < floor) r = Real(floor);
-      if (std::isinf(r))
-        throw numeric_error(where + "-infinity: the reward is 0 there, which no policy can match; give a floor for log-rewards");
+      if (std::isinf(r)) fail("-infinity: the reward is 0 there, which no policy can match; give a floor for log-rewards");
     }
 }
 
