@@ -77,6 +77,37 @@ TEST_CASE("weights within trajectories are the published ones") {
   }
 }
 
+TEST_CASE("golden E2: the weight of every single pair within trajectories") {
+  const auto& e = golden("E2_geometric_within_weights");
+  flow_batch b;
+  b.length = e.at("terminating_idx").get<std::vector<int>>(), b.steps = 5;
+  for (std::size_t n = 0; n < 4; ++n)
+    for (int t = 0; t < 5; ++t) b.pf.push_back(t < b.length[n] ? 0 : nan_value);
+  // A trajectory's loss with points u_0 .. u_5 of 0 but for those named. The loss is a quadratic form: w(u_i, u_j) from its mixed terms.
+  const auto each = [&](std::initializer_list<std::size_t> ones) {
+    numbers u(6);
+    for (const std::size_t k : ones) u[k] = 1;
+    b.flow.clear(), b.reward.clear();
+    for (std::size_t n = 0; n < 4; ++n) {
+      const auto last = static_cast<std::size_t>(b.length[n]);
+      for (std::size_t t = 0; t < 5; ++t) b.flow.push_back(t < last ? -u[t] : nan_value);
+      b.reward.push_back(-u[last]);
+    }
+    return evaluate(b, sub(w::geometric_within, e.at("lambda").get<double>())).each;
+  };
+  std::size_t row = 0;
+  for (std::size_t l = 1; l <= 5; ++l)
+    for (std::size_t i = 0; i + l <= 5; ++i, ++row) {
+      const numbers both = each({i, i + l}), first = each({i}), second = each({i + l});
+      for (std::size_t n = 0; n < 4; ++n) {
+        CAPTURE(l, i, n);
+        if (i + l > static_cast<std::size_t>(b.length[n])) continue;  // no such pair
+        CHECK(std::abs((first[n] + second[n] - both[n]) / 2 / 4 - e.at("weights").at(row).at(n).get<double>()) < 1e-11);
+      }
+    }
+  CHECK(row == 15);
+}
+
 TEST_CASE("geometric weights within trajectories pass through lambda 1 without a step, fact 24") {
   const flow_batch b = golden_batch();
   const double at = evaluate(b, sub(w::geometric_within, 1)).total;
@@ -177,7 +208,7 @@ TEST_CASE("sub-trajectory balance tells a lambda beyond its range and flows that
   CHECK_THROWS_AS(planlm::sub_trajectory_balance<>{}(cx, b.terms()), shape_error);
 }
 
-TEST_CASE("pairs and neighbours give the same bits under lanes") {
+TEST_CASE("pairs and neighbours give the same numbers under lanes") {
   const flow_batch b = flow_batch::random({3, 0, 40, 1, 17}, 40, 220);
   const auto run = [&](auto launch) {
     numbers dpf(200, nan_value), dpb(200, nan_value), dflow(200, nan_value), weight(41), own(5), share(5), sums(5), u(205), du(205), count(1);
