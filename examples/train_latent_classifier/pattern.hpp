@@ -100,10 +100,12 @@ class pattern {
                                 "' of the vocabulary and cannot be told apart; choose others or raise --vocabulary");
     return {a[0], b[0]};
   }
-  /// (V) log-factors of what a rationale may hold: no marks, and no label, which would be the answer and not its reason.
+  /// (V) log-factors of what a rationale may hold, besides SO that ends it: words, but no label, which would be the answer and not its reason.
   std::vector<float> penalty(const std::array<int, 2>& labels) const {
-    std::vector<float> out(static_cast<std::size_t>(size()), 0.0f);
-    for (const int id : {0, vocabulary_.bos(), cue(), end(), labels[0], labels[1]}) out[static_cast<std::size_t>(id)] = -99.0f;
+    std::vector<float> out(static_cast<std::size_t>(size()), -99.0f);
+    for (int id = 0; id < vocabulary_.size(); ++id)
+      if (is_word(id) && id != labels[0] && id != labels[1]) out[static_cast<std::size_t>(id)] = 0;
+    out[static_cast<std::size_t>(so())] = 0;
     return out;
   }
   std::string words(std::span<const int> ids) const {

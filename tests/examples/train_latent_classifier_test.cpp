@@ -192,6 +192,16 @@ TEST_CASE("labels never enter the base model's text: a line is the sentence, wor
     }
   CHECK(rationales);
   CHECK(sums);
+  // Nor may a rationale say it: words and SO alone go free.
+  const std::vector<float> penalty = p.penalty(labels);
+  REQUIRE(penalty.size() == static_cast<std::size_t>(p.size()));
+  int free = 0;
+  for (int id = 0; id < p.size(); ++id) {
+    if (penalty[static_cast<std::size_t>(id)] < 0) continue;
+    ++free;
+    CHECK((id == p.so() || (p.is_word(id) && id != labels[0] && id != labels[1])));
+  }
+  CHECK(free > 5);
   // The same text whatever the classes are called and whichever comes first in it.
   const base_text again(p, d.unlabelled, 8, 3);
   CHECK(again.line(5, {7, 0, 0}, 3) == text.line(5, {7, 0, 0}, 3));
