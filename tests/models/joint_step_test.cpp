@@ -1,55 +1,11 @@
 // A whole joint training step: the same bits on any number of threads, and no heap allocation once it has run.
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 #include <planlm/training/adamw.hpp>
 #include <planlm/training/clipping.hpp>
 
 #include "../catch.hpp"
+#include "../counted_heap.hpp"
 #include "joint.hpp"
-
-namespace {
-
-std::atomic<bool> counting{false};
-std::atomic<int> allocations{0};
-
-// Out of line, so that the compiler does not see a malloc meet an operator delete.
-[[gnu::noinline]] void* counted(std::size_t bytes, std::size_t alignment) noexcept {
-  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
-  if (bytes == 0) bytes = 1;
-  return alignment <= alignof(std::max_align_t) ? std::malloc(bytes)
-                                                : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
-[[gnu::noinline]] void release(void* p) noexcept { std::free(p); }
-void* checked(void* p) {
-  if (!p) throw std::bad_alloc{};
-  return p;
-}
-constexpr std::size_t of(std::align_val_t a) { return static_cast<std::size_t>(a); }
-
-}  // namespace
-
-void* operator new(std::size_t n) { return checked(counted(n, 1)); }
-void* operator new[](std::size_t n) { return checked(counted(n, 1)); }
-void* operator new(std::size_t n, std::align_val_t a) { return checked(counted(n, of(a))); }
-void* operator new[](std::size_t n, std::align_val_t a) { return checked(counted(n, of(a))); }
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return counted(n, 1); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return counted(n, 1); }
-void* operator new(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return counted(n, of(a)); }
-void* operator new[](std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept { return counted(n, of(a)); }
-void operator delete(void* p) noexcept { release(p); }
-void operator delete[](void* p) noexcept { release(p); }
-void operator delete(void* p, std::size_t) noexcept { release(p); }
-void operator delete[](void* p, std::size_t) noexcept { release(p); }
-void operator delete(void* p, std::align_val_t) noexcept { release(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { release(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { release(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { release(p); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { release(p); }
-void operator delete[](void* p, const std::nothrow_t&) noexcept { release(p); }
-void operator delete(void* p, std::align_val_t, const std::nothrow_t&) noexcept { release(p); }
-void operator delete[](void* p, std::align_val_t, const std::nothrow_t&) noexcept { release(p); }
 
 using namespace planlm;
 
@@ -100,8 +56,8 @@ run_record five_steps(int threads, Mix mix) {
   std::vector<float> loss(1);
   for (std::uint32_t step = 0; step < 5; ++step) {
     const auto arena_before = static_cast<int>(cx.memory().allocations());
-    allocations = 0;
-    counting = true;
+    testing::allocations = 0;
+    testing::counting = true;
     {
       auto scope = cx.scope();
       cx.random.step = step;
@@ -118,8 +74,8 @@ run_record five_steps(int threads, Mix mix) {
       B::download(cx.queue(), loss.data(), token_loss.total.data, sizeof(float));
       B::synchronize(cx.queue());
     }
-    counting = false;
-    record.heap.push_back(allocations);
+    testing::counting = false;
+    record.heap.push_back(testing::allocations);
     record.arena.push_back(static_cast<int>(cx.memory().allocations()) - arena_before);
     record.losses.push_back(loss[0]);
   }
