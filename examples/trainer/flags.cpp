@@ -113,7 +113,7 @@ void flags::words(const char* flag, std::vector<std::string>& to, const std::str
   app_->add_option(flag, to, help)->delimiter(',');
 }
 void flags::path(const char* flag, std::filesystem::path& to, const char* help, bool required) {
-  app_->add_option_function<std::string>(flag, [&to](const std::string& value) { to = value; }, help)->required(required);
+  app_->add_option_function<std::string>(flag, [&to](const std::string& value) { to = value; }, help)->required(required)->take_last();
 }
 void flags::yes(const char* flag, bool& to, const char* help) {
   remember(flag, to);

@@ -20,7 +20,7 @@ struct common_options {
 };
 
 /// Names flags and where their values go; then reads a command line. Of a flag given twice the last counts, so that a script may set some and
-/// its user others.
+/// its user others; lists are joined.
 class flags {
  public:
   /// `summary`: what the program does, in a sentence or two.
