@@ -87,7 +87,7 @@ class object_memory {
     const auto numbers = static_cast<std::size_t>(count);
     replay_values v;
     v.numbers.assign(values.begin() + 1, values.begin() + 1 + static_cast<std::ptrdiff_t>(numbers));
-    for (const double w : values.subspan(1 + numbers)) v.wholes.push_back(static_cast<int>(w));
+    for (const double w : values.subspan(1 + numbers)) v.wholes.push_back(std::abs(w) < 0x1p31 ? static_cast<int>(w) : -1);
     on_buffer([&](auto& b) { b.unpack(v); });
   }
 
