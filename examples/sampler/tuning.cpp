@@ -31,8 +31,8 @@ const std::vector<named_objective>& objectives() {
       {"subtb-published", "sub-trajectory balance as published: the root's flow is R / q(stop)", subtb{1, root_anchor::stop_probability}},
       {"tb", "trajectory balance with a learned log Z of each prompt", policy_trajectory_balance<>{}},
       {"vargrad", "variance of log q - log R over the texts of a prompt", policy_log_partition_variance{}},
-      {"reward-only", "policy gradient that maximises the reward, normalised in each prompt's group", policy_gradient{policy_baseline::group_normalised, 0}},
-      {"reverse-kl", "policy gradient of the reverse divergence, entropy included", policy_gradient{policy_baseline::group_mean, 1}}};
+      {"reward-only", "policy gradient that maximises the reward, normalised in each prompt's group; on its own texts alone", policy_gradient{policy_baseline::group_normalised, 0}},
+      {"reverse-kl", "policy gradient of the reverse divergence, entropy included; on its own texts alone", policy_gradient{policy_baseline::group_mean, 1}}};
   return all;
 }
 const named_objective& find(const std::string& name) {
@@ -55,10 +55,21 @@ double rate_at(const tuning_options& o, index_t s) {
   return planlm::warmup{warm, linear_decay{std::max<index_t>(1, o.steps - warm), 0.02}}(s);
 }
 
+/// Where a loss stopped being a number: at the first reward that is none, if there is one.
+std::string first_not_finite(const prefix_rewards& rewards, index_t shortest, const std::vector<int>& prompts, const std::vector<int>& group) {
+  for (std::size_t b = 0; b < rewards.size(); ++b)
+    for (auto k = static_cast<std::size_t>(shortest); k < rewards[b].size(); ++k)
+      if (!std::isfinite(rewards[b][k]))
+        return "the log-reward of text " + std::to_string(b) + " of the step, for prompt " +
+               std::to_string(prompts[static_cast<std::size_t>(group[b])]) + ", is " + std::to_string(rewards[b][k]) + " after " + std::to_string(k) +
+               " of " + std::to_string(rewards[b].size() - 1) + " tokens";
+  return "in the policy's log-probabilities, every reward is a finite number";
+}
+
 /// Trains `policy` unless its file is there.
 void stage(machine& m, trainer::run& run, part& policy, const std::string& name, int seed, const tuning_options& o,
            std::vector<trainer::named_part> parts, std::vector<std::pair<std::string, double*>> numbers, std::vector<trainer::named_memory> memories,
-           const std::function<step_result(index_t)>& step, const std::function<void(index_t)>& logged,
+           const std::function<step_result(index_t)>& step, const std::function<void(index_t)>& logged, const std::function<std::string()>& where,
            const std::function<std::vector<std::pair<std::string, double>>(const part&)>& observe, index_t every) {
   const auto file = file_of(run, seed, name);
   const auto about = about_of(run, seed, name);
@@ -80,7 +91,7 @@ void stage(machine& m, trainer::run& run, part& policy, const std::string& name,
         if (observe && ((s + 1) % every == 0 || s + 1 == o.steps)) run.observe(seed, name, s + 1, "score", observe(policy));
         return true;
       },
-      [](index_t) { return std::string("in the policy's log-probabilities or the rewards"); });
+      [&](index_t) { return where(); });
   trainer::run::save_parameters(policy, file, about);
 }
 
@@ -94,7 +105,7 @@ std::vector<std::string> objective_names() {
 objective objective_of(const std::string& name) { return find(name).how; }
 std::string about_objective(const std::string& name) { return find(name).about; }
 
-void tuning_options::add(trainer::flags& f) {
+void tuning_options::add(trainer::flags& f, bool one_target) {
   f.whole("--steps", steps, "of every method");
   f.whole("--prompts", prompts, "of a step");
   f.whole("--rows", rows, "texts for each prompt", 2);
@@ -105,8 +116,8 @@ void tuning_options::add(trainer::flags& f) {
   f.whole("--warmup", warmup, "steps of rising learning rate", 0);
   f.above_zero("--clip", clip, "largest gradient norm");
   f.above_zero("--first-temperature", start_temperature, "of the reward");
-  f.above_zero("--temperature", end_temperature, "of the reward, after --horizon steps: the target is reward^(1/temperature)");
-  f.whole("--horizon", horizon, "steps between them");
+  if (one_target) f.above_zero("--temperature", end_temperature, "of the reward, after --horizon steps: the target is reward^(1/temperature)");
+  f.whole("--horizon", horizon, "steps from the first temperature to the target's; half of --steps where these are fewer");
   f.share("--tempered", tempered, "share of prompts whose texts are drawn at another temperature");
   f.share("--prior", prior, "share of prompts whose texts are drawn by the frozen model");
   f.share("--replayed", replayed, "share of prompts whose texts come from the buffer");
@@ -127,7 +138,17 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
   if (learns_flow(task.how)) flows = m.make_flows(task.prompts, 0);
   double flows_started = 0;
   prompt_replay memory({o.buffer, o.tolerance});
-  const reward_temperature temperature{o.start_temperature, o.end_temperature, o.horizon};
+  const reward_temperature temperature{o.start_temperature, o.end_temperature, o.horizon > o.steps ? std::max(1, o.steps / 2) : o.horizon};
+  // A policy gradient is right for what the policy drew itself.
+  const bool own_alone = std::holds_alternative<policy_gradient>(task.how);
+  const double replayed = own_alone ? 0 : o.replayed, by_prior = own_alone ? 0 : o.prior, by_tempered = own_alone ? 0 : o.tempered;
+  // As published, a stop that is too early is masked where it is drawn alone: where it is scored, the reward has a floor instead.
+  const auto* balance = std::get_if<modified_sub_trajectory_balance>(&task.how);
+  const bool floored = balance && balance->root == root_anchor::stop_probability && task.rule.shortest > 0;
+  constexpr double floor = -99;
+  rollout_rule scored_by = task.rule;
+  if (floored) scored_by.shortest = 0;
+  std::string where = "in the policy's log-probabilities";
   const auto keep = [&](int prompt, const written& z, const log_reward_row& r) { memory.add(replay_item_of(prompt, z, r)); };
 
   machine::policy_result last;
@@ -161,7 +182,7 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
           for (std::size_t i = 0; i < given.size(); ++i) keep(prompt, given[i], scored[i]);
         }
       }
-      if (u < o.replayed && !memory.items(prompt).empty()) {
+      if (u < replayed && !memory.items(prompt).empty()) {
         // In proportion to R: the best come again most, each at most once where there are enough.
         for (const std::size_t i : memory.draw(prompt, o.rows, {replay_weights::rewards, replay_repeats::when_few}, again, g)) {
           const replay_item& item = memory.items(prompt)[i];
@@ -171,7 +192,7 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
         }
         continue;
       }
-      const bool prior = u >= o.replayed && u < o.replayed + o.prior, tempered = u >= o.replayed + o.prior && u < o.replayed + o.prior + o.tempered;
+      const bool prior = u >= replayed && u < replayed + by_prior, tempered = u >= replayed + by_prior && u < replayed + by_prior + by_tempered;
       sampling_rule rule = task.rule.draw;
       if (tempered) rule.temperature = o.lowest + (o.highest - o.lowest) * behave.uniform(g, 1);
       for (int b = 0; b < o.rows; ++b) {
@@ -196,7 +217,10 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
     if (!frozen.empty()) fresh(m.sample(base, frozen, task.rule, {}, texts.with_stream(texts.stream + 1), task.tool), frozen_group);
 
     prefix_rewards tempered_rewards;
-    for (const log_reward_row& r : rewards) tempered_rewards.push_back(tempered(r, T));
+    for (const log_reward_row& r : rewards) {
+      tempered_rewards.push_back(tempered(r, T));
+      if (floored) std::fill_n(tempered_rewards.back().begin(), task.rule.shortest, floor / T);
+    }
     if (flows && flows_started == 0) {
       // log Z begins at the mean of log R - log q of the first batch: far off, it would only shake the policy.
       m.score(*policy, all, task.rule);
@@ -212,7 +236,8 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
     }
     policy_batch batch{all, tempered_rewards, group, static_cast<index_t>(flow_rows.size()), flow_rows};
     const double factor = rate_at(o, s);
-    last = m.policy_step(*policy, flows.get(), task.rule, batch, task.how, {o.rate * factor, o.flow_rate * factor, o.clip});
+    last = m.policy_step(*policy, flows.get(), scored_by, batch, task.how, {o.rate * factor, o.flow_rate * factor, o.clip});
+    if (!std::isfinite(last.step.loss)) where = first_not_finite(tempered_rewards, task.rule.shortest, flow_rows, group);
     return last.step;
   };
   std::vector<trainer::named_part> parts{{"policy", policy.get()}};
@@ -238,7 +263,8 @@ std::unique_ptr<part> tune(machine& m, trainer::run& run, const part& base, cons
     if ((s + 1) % std::max<index_t>(1, o.steps / 50) == 0)
       run.observe(task.seed, task.name, s + 1, "balance", {{"mean", last.mean_u}, {"spread", last.spread_u}});
   };
-  stage(m, run, *policy, task.name, task.seed, o, parts, {{"flows_started", &flows_started}}, {buffers}, step, logged, task.observe, task.observe_every);
+  stage(m, run, *policy, task.name, task.seed, o, parts, {{"flows_started", &flows_started}}, {buffers}, step, logged, [&] { return where; }, task.observe,
+        task.observe_every);
   return policy;
 }
 
@@ -247,7 +273,8 @@ std::unique_ptr<part> tune_supervised(machine& m, trainer::run& run, const part&
                                       const std::function<std::vector<std::pair<std::string, double>>(const part&)>& observe, index_t observe_every) {
   auto policy = m.make_low_rank(base, draws(seed, of_start), {o.rank, o.alpha});
   const auto step = [&](index_t s) { return m.language_step(*policy, batch(s), {o.rate * rate_at(o, s), 0, o.clip}); };
-  stage(m, run, *policy, name, seed, o, {{"policy", policy.get()}}, {}, {}, step, [](index_t) {}, observe, observe_every);
+  stage(m, run, *policy, name, seed, o, {{"policy", policy.get()}}, {}, {}, step, [](index_t) {}, [] { return std::string("in the policy's log-probabilities"); }, observe,
+        observe_every);
   return policy;
 }
 

@@ -2,8 +2,9 @@
 /// objective, so that rows of a table differ by their objective alone.
 ///
 /// A step takes a few prompts and writes several texts for each: under the policy as it is, tempered, drawn by the frozen model, or replayed
-/// from the prompt's buffer (2310.04363: behaviour may be anything with support, losses use untempered log-probabilities). Rewards are
-/// tempered by a schedule, buffers keep them untempered and are part of checkpoints.
+/// from the prompt's buffer (2310.04363: behaviour may be anything with support, losses use untempered log-probabilities). Policy gradients,
+/// which are right for a policy's own draws alone, get nothing else. Rewards are tempered by a schedule, buffers keep them untempered and are
+/// part of checkpoints.
 #pragma once
 #include <functional>
 #include <memory>
@@ -23,7 +24,8 @@ struct tuning_options {
   double tempered = 0.25, prior = 0.25, replayed = 0.25;  // shares of the prompts of a step; the rest is on-policy
   double lowest = 0.5, highest = 2;                   // temperature of tempered behaviour, uniform between
   double tolerance = 0.25;                            // of the buffers' edit distance
-  void add(trainer::flags& f);
+  /// `one_target`: whether --temperature is a flag; a program with a target for each method sets end_temperature itself.
+  void add(trainer::flags& f, bool one_target = true);
   void check() const;                                 // errors: input_error naming the flag
 };
 
@@ -53,7 +55,7 @@ std::unique_ptr<part> tune_supervised(machine& m, trainer::run& run, const part&
                                       const std::function<std::vector<std::pair<std::string, double>>(const part& policy)>& observe = {},
                                       index_t observe_every = 50);
 
-/// What a policy writes for each of `prompts` prompts, `count` texts each, in order, a few hundred at a time.
+/// What a policy writes for each of `prompts` prompts, `count` texts each, in order, 128 at a time.
 std::vector<written> write_texts(machine& m, const part& policy, std::span<const tokens> prompts, int count, const rollout_rule& rule, philox random,
                                  const machine::tool& tool = {});
 
