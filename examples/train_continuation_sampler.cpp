@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 #include <planlm/io/report.hpp>
 #include <planlm/io/run_folder.hpp>
@@ -81,19 +82,26 @@ std::vector<continuation_prompt> prompts_of(const language& l, const std::vector
   }
   if (static_cast<int>(all.size()) < count)
     throw input_error("the text has too few passages of at most --prompt-tokens " + std::to_string(o.prompt_tokens) +
-                      " followed by a sentence of at most --longest " + std::to_string(o.longest) + " tokens; raise them or give more text");
+                      " followed by a sentence of at most --longest " + std::to_string(o.longest) +
+                      " tokens; raise these two, lower --train-prompts and --test-prompts, or give more text");
   return all;
+}
+
+struct prompt_sets {
+  std::vector<continuation_prompt> test, train;
+};
+prompt_sets prompts_of(const language& l, const options& o) {
+  return {prompts_of(l, l.split.test, o.test_prompts, o, philox{1, 0, 1}), prompts_of(l, l.split.train, o.train_prompts, o, philox{2, 0, 1})};
 }
 
 class comparison {
  public:
-  comparison(const options& o, const language& l, machine& m, trainer::run& run, const part& base)
-      : o_(o), l_(l), m_(m), run_(run), base_(base), encoder_(tfidf_svd::fit(text::sentences_of(l.corpus.text, l.split.train), {.width = 64})) {
+  comparison(const options& o, const language& l, prompt_sets prompts, machine& m, trainer::run& run, const part& base)
+      : o_(o), l_(l), m_(m), run_(run), base_(base), encoder_(tfidf_svd::fit(text::sentences_of(l.corpus.text, l.split.train), {.width = 64})),
+        test_(std::move(prompts.test)), train_(std::move(prompts.train)) {
     rule_ = {.stop = l.stop(), .shortest = 1, .longest = o.longest};
     rule_.penalty.assign(static_cast<std::size_t>(l.size()), 0.0f);
     rule_.penalty[static_cast<std::size_t>(l.vocabulary.bos())] = -99;
-    test_ = prompts_of(l, l.split.test, o.test_prompts, o, philox{1, 0, 1});
-    train_ = prompts_of(l, l.split.train, o.train_prompts, o, philox{2, 0, 1});
   }
 
   trainer::outcome measure(const method& how, int seed) {
@@ -204,8 +212,8 @@ class comparison {
   trainer::run& run_;
   const part& base_;
   tfidf_svd encoder_;
-  rollout_rule rule_;
   std::vector<continuation_prompt> test_, train_;
+  rollout_rule rule_;
 };
 
 /// Likelihood against diversity: one line for each way of turning a temperature down.
@@ -245,7 +253,7 @@ int train(int argc, char** argv, options& o) {
   f.list("--methods", o.methods, "rows of the table", names);
   f.choice("--objective", o.objective, "of the sequence rows", objective_names());
   o.base.add(f);
-  o.tuning.add(f);
+  o.tuning.add(f, false);
   f.whole("--train-prompts", o.train_prompts, "prompts that samplers learn from");
   f.whole("--test-prompts", o.test_prompts, "prompts of other documents that all methods are scored on");
   f.whole("--samples", o.samples, "texts for each of them, and beams", 2);
@@ -262,6 +270,7 @@ int train(int argc, char** argv, options& o) {
   interrupt_guard interrupt;
   const language l = read_language(o.text);
   std::cerr << l.description << '\n';
+  prompt_sets prompts = prompts_of(l, o);  // what is too little is said before anything is written or trained
   auto settings = f.settings({"--methods"});
   settings.emplace_back("text", std::to_string(l.fingerprint));
   trainer::run_book book(folder, "train_continuation_sampler", settings, {argv, argv + argc});
@@ -273,7 +282,7 @@ int train(int argc, char** argv, options& o) {
   const double nats = nats_per_token(*m, *base, valid_text.all(400));
   std::cerr << "language model: " << with_digits(nats, 3) << " nats per token of validation documents\n";
 
-  comparison all(o, l, *m, run, *base);
+  comparison all(o, l, std::move(prompts), *m, run, *base);
   const double truth = all.truth();
   std::vector<method> methods;
   std::vector<trainer::method_about> abouts;

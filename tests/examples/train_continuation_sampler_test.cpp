@@ -82,22 +82,22 @@ TEST_CASE("every decoding method and a tuned sampler stand in the table, on the 
 TEST_CASE("a sampler whose training was stopped goes on to the very numbers of one that was not, its buffers included") {
   if (not_built()) return;
   const continuation_place whole, cut;
-  const words quick{"--steps", "60", "--replayed", ".5", "--methods", "sequence-.8"};
+  const words quick{"--steps", "200", "--replayed", ".5", "--methods", "sequence-.8"};
   REQUIRE(examples::run(continuation_sampler, whole.command(quick)).status == 0);
   bool stopped_in_tuning = false;
   {
     examples::running running(continuation_sampler, cut.command(quick));
-    const fs::path base = fs::path(cut.out) / "base.safetensors";
-    for (int i = 0; i < 20000 && !fs::exists(base); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    const auto in_tuning = [&] { return scratch::contents(fs::path(cut.out) / "metrics.jsonl").find("\"stage\":\"sequence-.8\"") != std::string::npos; };
+    for (int i = 0; i < 20000 && !in_tuning(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     running.send(SIGINT);
     const examples::outcome r = running.wait();
-    stopped_in_tuning = r.status == 128 + SIGINT;
+    stopped_in_tuning = r.status == 128 + SIGINT && fs::exists(fs::path(cut.out) / "checkpoint.safetensors");
     if (stopped_in_tuning) CHECK(says(r.err, "To go on, run the same command again."));
   }
   const examples::outcome r = examples::run(continuation_sampler, cut.command(quick));
   INFO(r.err);
   REQUIRE(r.status == 0);
+  if (stopped_in_tuning) CHECK(says(r.err, "seed 1 sequence-.8: going on from step "));
   CHECK(scores(whole.out) == scores(cut.out));
   if (!stopped_in_tuning) WARN("the run ended before the signal came; going on was not tried");
 }
@@ -117,9 +117,52 @@ TEST_CASE("a sampler of sentences says in one line what it cannot do") {
   CHECK(says(refusal({"--rows", "1"}), "--rows: give a whole number from 2 to "));
   CHECK(says(refusal({"--tempered", ".9"}), "expected at most 1"));
   CHECK(says(refusal({"--heads", "3"}), "--width 16 is no multiple of --heads 3"));
-  words elsewhere = p.command();
-  elsewhere[1] = (p / "none.txt").string();
-  CHECK(says(examples::run(continuation_sampler, elsewhere).err, "none.txt: no such file"));
+  CHECK(says(refusal({"--temperature", ".5"}), "--temperature"));  // every method has its own
+  CHECK(says(refusal({"--text", (p / "none.txt").string()}), "none.txt: no such file"));  // the last of two counts
+}
+
+TEST_CASE("every objective tunes a sampler, the published one too, whose stops are not masked where they are scored") {
+  if (not_built()) return;
+  for (const std::string objective : {"subtb", "subtb-published", "tb", "vargrad", "reward-only", "reverse-kl"}) {
+    const continuation_place p;
+    const examples::outcome r = examples::run(continuation_sampler, p.command({"--objective", objective, "--methods", "sequence-.8"}));
+    INFO(objective << ": " << r.err);
+    CHECK(r.status == 0);
+    CHECK(says(r.out, "\nsequence-.8 "));
+  }
+}
+
+TEST_CASE("policy gradients learn from the policy's own texts alone, whatever the shares of other texts") {
+  if (not_built()) return;
+  const auto outcome_of = [](const std::string& objective, const words& shares) {
+    const continuation_place p;
+    REQUIRE(examples::run(continuation_sampler, p.command(words{"--objective", objective, "--methods", "sequence-.8"} + shares)).status == 0);
+    return scores(p.out);
+  };
+  const words own{"--tempered", "0", "--prior", "0", "--replayed", "0"}, mixed{"--tempered", ".3", "--prior", ".4", "--replayed", ".3"};
+  CHECK(outcome_of("reward-only", own) == outcome_of("reward-only", mixed));
+  CHECK(outcome_of("subtb", own) != outcome_of("subtb", mixed));
+}
+
+TEST_CASE("too few passages are said before anything is written, so that the same folder takes other settings") {
+  if (not_built()) return;
+  const continuation_place p;
+  const examples::outcome r = examples::run(continuation_sampler, p.command({"--longest", "1"}));
+  CHECK(r.status == 2);
+  CHECK(says(r.err, "the text has too few passages of at most --prompt-tokens 48"));
+  CHECK_FALSE(fs::exists(fs::path(p.out) / "run.json"));
+  CHECK_FALSE(fs::exists(fs::path(p.out) / "base.safetensors"));
+}
+
+TEST_CASE("where there are fewer steps than --horizon the reward's temperature comes down all the same") {
+  if (not_built()) return;
+  const auto outcome_of = [](const std::string& horizon) {
+    const continuation_place p;
+    REQUIRE(examples::run(continuation_sampler, p.command({"--methods", "sequence-.8", "--horizon", horizon})).status == 0);
+    return scores(p.out);
+  };
+  CHECK(outcome_of("3") == outcome_of("200"));
+  CHECK(outcome_of("3") != outcome_of("6"));
 }
 
 TEST_CASE("a folder of a run with other settings is refused by the name of the first that differs") {
