@@ -546,6 +546,9 @@ TEST_CASE("shapes that do not fit are told in one line") {
   CHECK_THROWS_WITH(ops::linear_token_policy<B>(cx, rows, const_tensor<B>(z.data(), 4, 3), indices<B>(id.data(), 3), {}),
                     "linear_token_policy: hidden has 4 columns, the table 3");
   CHECK_THROWS_AS(ops::constrain<B>(cx, cx.make_zero(3, 4), {9}), shape_error);
+  const auto head = ops::linear_token_policy<B>(cx, rows, rows, indices<B>(id.data(), 3), {1});
+  CHECK_THROWS_WITH(head.pullback({}, {}, const_accum_tensor<B>(z.data(), 3), cx.make_zero(4, 3)),
+                    "linear_token_policy: the table is (3, 4), its gradient (4, 3)");
   // No rows at all are fine.
   auto [v, pullback] = ops::linear_token_policy<B>(cx, const_tensor<B>(z.data(), 0, 4), rows, indices<B>(id.data(), 0), {1});
   CHECK(v.taken.size() == 0);

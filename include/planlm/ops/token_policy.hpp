@@ -308,6 +308,10 @@ auto linear_token_policy(context<B>& cx, const_tensor<B> hidden, const_tensor<B>
   return vjp{out, [&cx, blocks, hidden, table, tokens, rules, kept, entropy = given(out.entropy)](given dtaken, given dstop, given dentropy,
                                                                                                  tensor<B> dtable) {
                policy_rows::check_upstream<B>("linear_token_policy", hidden.rows(), {dtaken, dstop, dentropy});
+               if (dtable && !same_shape(dtable, table))
+                 throw shape_error("linear_token_policy: the table is (" + std::to_string(table.rows()) + ", " +
+                                   std::to_string(table.cols()) + "), its gradient (" + std::to_string(dtable.rows()) + ", " +
+                                   std::to_string(dtable.cols()) + ")");
                if (!dtaken && !dstop && !dentropy) return cx.make_zero(hidden.rows(), hidden.cols());
                const tensor<B> dhidden = cx.make(hidden.rows(), hidden.cols());
                blocks([&](const policy_rows::block<B>& b) {
