@@ -74,7 +74,7 @@ TEST_CASE("a state graph names the state that is wrong", "[environments]") {
   CHECK(complaint({.reward = std::nan("")}).find("has log reward") != std::string::npos);
 }
 
-TEST_CASE("hyper-grid rewards have the known sums and numbers of modes", "[environments]") {  // fact 32
+TEST_CASE("fact 32: hyper-grid rewards have the known sums and numbers of modes", "[environments]") {
   struct known {
     int dimensions, side;
     double r0, z, log_z;
@@ -172,5 +172,6 @@ TEST_CASE("sizes that make no environment are refused", "[environments]") {
   CHECK_THROWS_AS(hyper_grid(40, 8), error);
   CHECK_THROWS_AS(binary_tree({1, 2, 3}), shape_error);
   CHECK_THROWS_AS(bit_sequence(2, 4, {}), error);
+  CHECK_THROWS_WITH(bit_sequence(2, 4, {255, 256}), "bit_sequence: mode 256 has more than 8 bits");
   CHECK_THROWS_AS(string_tree(2, 2, [](const std::vector<int>&) { return 0.0; }, 3), error);
 }

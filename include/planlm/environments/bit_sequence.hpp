@@ -36,7 +36,8 @@ inline std::vector<std::uint64_t> motif_modes(int bits, int count, philox random
 
 class bit_sequence {
  public:
-  /// Modes as numbers of words * word bits, the first word highest.
+  /// Modes as numbers of words * word bits, the first word highest. Errors: planlm::error for a size that cannot be enumerated, a
+  /// temperature not above 0, no mode or one of more bits.
   bit_sequence(int word, int words, std::vector<std::uint64_t> modes, double temperature = 1)
       : word_(word), modes_(check(word, words, std::move(modes), temperature)),
         tree_(1 << word, words, [&](const std::vector<int>& s) { return reward_of(s, word * words, temperature); }, words) {}
@@ -58,6 +59,9 @@ class bit_sequence {
                   " bits; up to 30 bits together can be enumerated");
     if (!(temperature > 0)) throw error("bit_sequence: temperature " + std::to_string(temperature) + ", expected above 0");
     if (modes.empty()) throw error("bit_sequence: there is no mode");
+    for (const std::uint64_t mode : modes)
+      if (mode >> (word * words) != 0)
+        throw error("bit_sequence: mode " + std::to_string(mode) + " has more than " + std::to_string(word * words) + " bits");
     return modes;
   }
   std::uint64_t joined(const std::vector<int>& letters) const {
