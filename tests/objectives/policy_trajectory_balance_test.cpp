@@ -47,6 +47,17 @@ TEST_CASE("losses of whole rows have the gradients of their values, read no padd
   }
 }
 
+TEST_CASE("a row with an action that could not be taken makes a loss that is not finite, one that leaves it out does not") {
+  policy_batch b = policy_batch::random({3, 2, 4}, 5, 505);
+  b.group = {0, 0, 0}, b.groups = 1, b.flow = {0.5};
+  b.taken[4] = -std::numeric_limits<double>::infinity();
+  CHECK_FALSE(std::isfinite(evaluate(b, balance()).total));
+  CHECK_FALSE(std::isfinite(evaluate(b, variance).total));
+  b.length[1] = 0, b.shortest = 1, b.longest = 5;  // too short to be an object
+  CHECK(std::isfinite(evaluate(b, balance()).total));
+  CHECK(std::isfinite(evaluate(b, variance).total));
+}
+
 TEST_CASE("a prompt with one row has no variance, and rows that all stop at once have their stops for objects") {
   policy_batch b = policy_batch::random({3, 2, 1}, 4, 510);
   b.group = {0, 1, 0};
