@@ -1,6 +1,10 @@
 /// The oracle against hand-worked flows, published sums and its own identities.
 #include <planlm/environments/exact.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
 #include <planlm/environments/backward_policy.hpp>
 #include <planlm/environments/binary_tree.hpp>
 #include <planlm/environments/hyper_grid.hpp>
@@ -26,13 +30,15 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 
 }  // namespace
 
-TEST_CASE("the optimal policy of seven strings", "[environments]") {  // fact 15
+TEST_CASE("fact 15: the optimal policy of seven strings", "[environments]") {
   const auto tree = fixtures::seven_strings();
   const auto backward = one_parent{}(tree);
   const auto flow = exact::log_flows(tree, backward);
   CHECK(std::exp(flow[0]) == Approx(9).epsilon(1e-12));
   CHECK(exact::log_partition(tree) == Approx(2.197224577).epsilon(1e-9));
   for (const index_t s : {1, 2}) CHECK(std::exp(flow[static_cast<std::size_t>(s)]) == Approx(4.25).epsilon(1e-12));
+  const std::vector<double> p{.055555555556, .111111111111, .222222222222, .027777777778, .333333333333, .166666666667, .083333333333};
+  CHECK(largest_difference(exact::posterior(tree), p) < 1e-12);
   const auto policy = exact::optimal_policy(tree, backward);
   const std::vector<double> expected{.472222, .472222, .055556, .058824, .705882, .235294, .352941, .176471, .470588};
   for (std::size_t i = 0; i < expected.size(); ++i) CHECK(std::exp(policy[i]) == Approx(expected[i]).margin(5e-7));
@@ -49,7 +55,7 @@ TEST_CASE("the optimal policy of seven strings", "[environments]") {  // fact 15
   CHECK(exact::total_variation(exact::terminating(tree, policy), exact::posterior(tree)) < 1e-15);
 }
 
-TEST_CASE("the uniform policy of seven strings is .3889 away", "[environments]") {  // fact 16, total variation
+TEST_CASE("fact 16: the uniform policy of seven strings is .3889 away in total variation", "[environments]") {
   const auto tree = fixtures::seven_strings();
   const auto q = exact::terminating(tree, uniform_policy(tree));
   CHECK(q[0] == Approx(1.0 / 3));
@@ -58,7 +64,7 @@ TEST_CASE("the uniform policy of seven strings is .3889 away", "[environments]")
   CHECK(exact::l1(q, exact::posterior(tree)) == Approx(.777777777778).epsilon(1e-11));
 }
 
-TEST_CASE("a language model with a temperature for whole strings", "[environments]") {  // facts 33, 34
+TEST_CASE("facts 33 and 34: a language model with a temperature for whole strings", "[environments]") {
   struct known {
     double temperature, log_z, entropy, p_max, tv_model, tv_tempered;
   };
@@ -75,9 +81,32 @@ TEST_CASE("a language model with a temperature for whole strings", "[environment
     CHECK(away(1) == Approx(k.tv_model).margin(1e-9));
     CHECK(away(k.temperature) == Approx(k.tv_tempered).margin(1e-9));
   }
-  const auto tree = second_order_model::tree(.7);
-  CHECK(tree.log_reward(tree.state_of({2, 1, 3, 0})) == Approx(-11.457047353).margin(1e-9));
-  CHECK(tree.log_reward(0) == Approx(-5.612913447).margin(1e-9));
+}
+
+TEST_CASE("golden N: log-rewards of five strings and the eight most probable ones", "[environments]") {
+  const std::vector<std::vector<int>> sampled{{0}, {1, 2}, {3, 0, 1}, {2, 1, 3, 0}, {}}, best{{0}, {1}, {2}, {3}, {}, {1, 0}, {1, 1}, {3, 0}};
+  struct known {
+    double temperature;
+    std::vector<double> log_r, p;
+  };
+  for (const known& k :
+       {known{.5, {-6.858564313, -9.741469954, -13.168705593, -16.039866294, -7.858078825},
+              {.214569139, .184673444, .164225044, .151994739, .078973907, .014811531, .013581755, .012364671}},
+        known{.7, {-4.898974509, -6.958192824, -9.406218281, -11.457047353, -5.612913447},
+              {.141796007, .127385248, .117142779, .110842875, .069439128, .021008819, .019747541, .018466697}},
+        known{1, {-3.429282156, -4.870734977, -6.584352796, -8.019933147, -3.929039413},
+              {.074148737, .068789532, .064869391, .062407158, .044984401, .019481397, .018655121, .017799648}}}) {
+    CAPTURE(k.temperature);
+    const auto tree = second_order_model::tree(k.temperature);
+    for (std::size_t i = 0; i < sampled.size(); ++i) CHECK(tree.log_reward(tree.state_of(sampled[i])) == Approx(k.log_r[i]).margin(1e-9));
+    auto p = exact::posterior(tree);
+    for (std::size_t i = 0; i < best.size(); ++i) {
+      const auto most = std::max_element(p.begin(), p.end());
+      CHECK(tree.letters_of(most - p.begin()) == best[i]);
+      CHECK(*most == Approx(k.p[i]).margin(1e-9));
+      *most = 0;
+    }
+  }
 }
 
 TEST_CASE("the same where the empty string is no object", "[environments]") {

@@ -62,7 +62,7 @@ TEST_CASE("gradients of both tables agree with differences", "[environments]") {
   check([&](const std::vector<double>& l) { return learned_parents{}(grid, l); }, 2);
 }
 
-TEST_CASE("exploration: exit penalty, temperature, uniform share", "[environments]") {
+TEST_CASE("fact 27: exploration by exit penalty, temperature and uniform share", "[environments]") {
   // Logits .5, -1, (not permitted), exit 0.
   const std::vector<double> row{.5, -1, minus_infinity, 0};
   const auto check = [&](const exploration& rule, std::vector<double> expected) {
@@ -72,6 +72,7 @@ TEST_CASE("exploration: exit penalty, temperature, uniform share", "[environment
     for (const std::size_t j : {0u, 1u, 3u}) CHECK(out[j] == Approx(expected[j]).margin(1e-9));
   };
   check({}, {-.604130605, -2.104130605, 0, -1.104130605});
+  check({.temperature = 2}, {-.811448898, -1.561448898, 0, -1.061448898});
   check({.temperature = .5}, {-.349012217, -3.349012217, 0, -1.349012217});
   check({.uniform = .1}, {-.643923240, -1.944282731, 0, -1.103577401});
   check({.exit_penalty = 1}, {-.368981135, -1.868981135, 0, -1.868981135});

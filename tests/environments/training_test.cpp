@@ -132,7 +132,7 @@ double loss_on_seven_strings(const std::vector<double>& table) {
 
 }  // namespace
 
-TEST_CASE("the loss of seven strings is 0 for the optimal policy and 3.4241 for the uniform one", "[environments]") {  // facts 15, 16
+TEST_CASE("facts 15 and 16: the loss of seven strings is 0 for the optimal policy and 3.4241 for the uniform one", "[environments]") {
   const auto tree = fixtures::seven_strings();
   CHECK(loss_on_seven_strings(exact::optimal_policy(tree, one_parent{}(tree))) < 1e-25);
   CHECK(loss_on_seven_strings(forward_table(tree, std::vector<double>(21, 0.0))) == Approx(3.424123763395).epsilon(1e-12));

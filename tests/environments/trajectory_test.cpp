@@ -145,7 +145,7 @@ void check_multiple(const std::vector<double>& g, double factor, const std::vect
 
 }  // namespace
 
-TEST_CASE("on a tree the expected gradient of trajectory balance is twice that of KL, for any log Z", "[environments]") {  // fact 25
+TEST_CASE("fact 25: on a tree the expected gradient of trajectory balance is twice that of KL, for any log Z", "[environments]") {
   const auto tree = fixtures::seven_strings();
   std::vector<double> logits{.3, -.2, .1, .5, 0, -.4, -.1, .2, .6};
   logits.resize(21, 0.0);
@@ -160,7 +160,8 @@ TEST_CASE("on a tree the expected gradient of trajectory balance is twice that o
   for (const double log_z : {0., 1.25, 2.197, -40.}) check_multiple(e.expected_balance(log_z), 2, known, 1e-10);
 }
 
-TEST_CASE("the expected gradient of VarGrad over batches of two is half of that", "[environments]") {  // fact 26; (n - 1) / n of it for batches of n
+// A batch of n has (n - 1) / n of the gradient about the true mean.
+TEST_CASE("fact 26: the expected gradient of VarGrad is that of trajectory balance, half of it over batches of two", "[environments]") {
   const auto tree = fixtures::seven_strings();
   std::vector<double> logits{.3, -.2, .1, .5, 0, -.4, -.1, .2, .6};
   logits.resize(21, 0.0);

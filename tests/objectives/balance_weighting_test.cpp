@@ -53,9 +53,8 @@ TEST_CASE("sub-trajectory balance has the published loss and gradients for every
   }
 }
 
-TEST_CASE("weights within trajectories are the published ones") {
+TEST_CASE("weights within trajectories are the published ones, in the gradient, too") {
   const auto& e = golden("E2_geometric_within_weights");
-  // A trajectory whose only flow that is off is that of point k: the pairs with k share its square.
   const std::vector<int> length = e.at("terminating_idx").get<std::vector<int>>();
   const index_t steps = 5;
   flow_batch b;

@@ -85,6 +85,9 @@ TEST_CASE("the balance of published sentences has the published loss and gradien
       CHECK(std::abs(o.total - c.at("loss").get<double>()) < 1e-11);
       CHECK(gap(o.dtaken, columns(c.at("d_log_pf"), 4)) < 1e-11);
       CHECK(gap(o.dstop, columns(c.at("d_log_pterm"), 5)) < 1e-11);
+      numbers of_reward = o.dstop;  // a reward's gradient would be that of its stop, negated
+      for (double& g : of_reward) g = -g;
+      CHECK(gap(of_reward, columns(c.at("d_log_r_if_it_were_trainable"), 5)) < 1e-11);
     }
   }
   const policy_outcome one = evaluate(b, modified(1, root_anchor::stop_probability));

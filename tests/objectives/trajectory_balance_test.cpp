@@ -20,6 +20,8 @@ TEST_CASE("trajectory balance has the published loss and gradients for every reg
   const outcome o = evaluate(b, balance(squared{}));
   CHECK(std::abs(o.total - 0.091666666667) < 1e-11);
   CHECK(gap({o.dpf[0], o.dpf[4], o.dpf[8], o.dz[0]}, {-0.066666666667, -0.3, 0.166666666667, -0.2}) < 1e-11);
+  const numbers scores = golden("A_trajectory_losses").at("cases").at("TB").at("scores_without_logZ").get<numbers>();
+  for (std::size_t n = 0; n < 3; ++n) CHECK(std::abs(o.dpf[4 * n] * 3 / 2 - 1.25 - scores[n]) < 1e-11);
   b.log_z = {1.5};
   check_case("TB_logZ1.5", b, balance(squared{}));
 }

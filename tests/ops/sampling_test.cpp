@@ -282,7 +282,7 @@ TEST_CASE("the order of numbers is that of their ordered bits") {
   CHECK(ops::kernel::ordered(-0.0) == ops::kernel::ordered(0.0));
 }
 
-TEST_CASE("uniform exploration mixes the rule's distribution with equal chances for its candidates") {
+TEST_CASE("fact 27: uniform exploration mixes the rule's distribution with equal chances for its candidates") {
   // Mask, exit bias, temperature, log-softmax, mixture: a policy of four actions, of which the third is masked and the last one exits.
   const numbers logits{0.5, -1, -infinity, 0};
   const auto scored = [](const numbers& row, const sampling_rule& rule) {
