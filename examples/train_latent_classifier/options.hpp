@@ -11,7 +11,7 @@
 namespace train_latent_classifier {
 
 struct label_options {
-  int steps = 100, batch = 16, rationales = 20, rounds = 2;
+  int steps = 40, batch = 16, rationales = 20, rounds = 2;
   double rate = 1e-3;
 };
 struct options {
@@ -21,7 +21,7 @@ struct options {
   std::filesystem::path text;
   division_sizes division;
   sampler::base_options base{.length = 160, .steps = 2000, .batch = 8, .rate = 4e-3};
-  sampler::tuning_options tuning{.steps = 120, .prompts = 2, .rows = 12, .horizon = 60, .start_temperature = 1.2, .tolerance = 0.1};
+  sampler::tuning_options tuning{.steps = 80, .prompts = 2, .rows = 8, .horizon = 60, .start_temperature = 1.2, .tolerance = 0.1};
   label_options labels;
   std::string objective = "subtb", score = "test";
   int vocabulary = 2000, tokens = 48, longest = 5, votes = 10, width_svd = 64;
