@@ -11,6 +11,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -50,7 +51,7 @@ std::vector<method> known_methods() {
           {"sequence-.8", k::sequence, .8},  {"sequence-.7", k::sequence, .7}};
 }
 std::string about(const method& m, const std::string& objective) {
-  const std::string value = trainer::exact(m.value);
+  const std::string value = with_digits(m.value, 2);
   switch (m.how) {
     case method::kind::ancestral: return "tokens drawn as the frozen model has them";
     case method::kind::token: return "every token drawn at temperature " + value + " of the frozen model";
@@ -58,6 +59,8 @@ std::string about(const method& m, const std::string& objective) {
     case method::kind::beam: return "the most probable sentences that beam search finds under the frozen model, as many beams as samples; they are no draws";
     case method::kind::sequence: break;
   }
+  if (objective == "reward-only")
+    return "a low-rank copy tuned to raise the mean of log p(sentence | prompt) / " + value + ", not to match it, by " + about_objective(objective);
   return "a low-rank copy tuned to draw whole sentences in proportion to p(sentence | prompt)^(1/" + value + "), by " + about_objective(objective);
 }
 
@@ -66,9 +69,12 @@ struct continuation_prompt {
   tokens prompt;
   tokens truth;
 };
-/// Passages of one to three sentences (with probability .2, .3, .5) that leave room for the longest continuation.
-std::vector<continuation_prompt> prompts_of(const language& l, const std::vector<int>& documents, int count, const options& o, philox random) {
+/// Passages of one to three sentences (with probability .2, .3, .5) that leave room for the longest continuation. `once`: no two are alike, so
+/// that a mean over few prompts is one over different ones.
+std::vector<continuation_prompt> prompts_of(const language& l, const std::vector<int>& documents, int count, const options& o, bool once,
+                                            philox random) {
   std::vector<continuation_prompt> all;
+  std::set<tokens> taken;
   for (std::uint64_t i = 0; static_cast<int>(all.size()) < count && i < 400u * static_cast<std::uint64_t>(count); ++i) {
     const int document = documents[random.below(static_cast<std::uint32_t>(documents.size()), i, 0)];
     const double u = random.uniform(i, 1);
@@ -78,10 +84,11 @@ std::vector<continuation_prompt> prompts_of(const language& l, const std::vector
     tokens prompt = passage(l, document, begin, begin + sentences);
     const auto truth = l.sentence(document, begin + sentences);
     if (static_cast<int>(prompt.size()) > o.prompt_tokens || static_cast<int>(truth.size()) > o.longest) continue;
+    if (once && !taken.insert(prompt).second) continue;
     all.push_back({std::move(prompt), {truth.begin(), truth.end()}});
   }
   if (static_cast<int>(all.size()) < count)
-    throw input_error("the text has too few passages of at most --prompt-tokens " + std::to_string(o.prompt_tokens) +
+    throw input_error("the text has too few" + std::string(once ? " different" : "") + " passages of at most --prompt-tokens " + std::to_string(o.prompt_tokens) +
                       " followed by a sentence of at most --longest " + std::to_string(o.longest) +
                       " tokens; raise these two, lower --train-prompts and --test-prompts, or give more text");
   return all;
@@ -91,7 +98,7 @@ struct prompt_sets {
   std::vector<continuation_prompt> test, train;
 };
 prompt_sets prompts_of(const language& l, const options& o) {
-  return {prompts_of(l, l.split.test, o.test_prompts, o, philox{1, 0, 1}), prompts_of(l, l.split.train, o.train_prompts, o, philox{2, 0, 1})};
+  return {prompts_of(l, l.split.test, o.test_prompts, o, true, philox{1, 0, 1}), prompts_of(l, l.split.train, o.train_prompts, o, false, philox{2, 0, 1})};
 }
 
 class comparison {
@@ -296,11 +303,15 @@ int train(int argc, char** argv, options& o) {
   words.corpus = l.description;
   words.lead = "For " + std::to_string(o.test_prompts) + " prompts of documents that nothing was trained on, " + std::to_string(o.samples) +
                " sentences each. Likelihoods are those of the frozen language model (" + with_digits(nats, 3) +
-               " nats per token on validation documents), for every method. The sentences that really came next have " + with_digits(truth, 2) + ".";
+               " nats per token on validation documents), for every method. The sentences that really came next have a mean "
+               "log-likelihood of " + with_digits(truth, 2) + ".";
   words.methods = abouts;
   words.columns = {{"mean", "mean log-likelihood", 2}, {"best", "best of each prompt", 2}, {"cosine", "diversity", 3}, {"edits", "edit distance", 3},
                    {"distinct", "distinct pairs", 3}, {"tokens", "tokens", 1}, {"fit", "misfit", 2}, {"seconds", "seconds", 0}};
-  words.table_caption = "Log-likelihood in nats. Diversity: 1 - mean cosine of sentence vectors. Misfit: spread of log R / T - log q over texts of a prompt, 0 at the optimum.";
+  words.table_caption = "Log-likelihood of a whole sentence, its end included, in nats: the mean over all texts, and of the best text of each prompt. Of the texts of "
+                        "a prompt: diversity, 1 - mean cosine of sentence vectors; edit distance over pairs, as a share of the longer; distinct pairs, how many "
+                        "pairs of neighbouring tokens differ, as a share of those written. Tokens: mean length. Misfit: spread of log R / T - log q over texts of a "
+                        "prompt, 0 at the optimum. Seconds: to tune, write and score, since the program was last started.";
   words.curves = {{"balance/spread", {.title = "Spread of log q - log R", .caption = "Over the texts of a prompt, as they were drawn for training.", .x_title = "steps", .y_title = "nats"}},
                   {"smoothed", {.title = "Loss", .caption = "Smoothed; of the language model in nats per token, of samplers in squared nats.", .x_title = "steps", .y_title = "loss", .log_y = true}}};
   words.more = [&](report& page) { page.chart(trade_off(book, methods, o.common)); };

@@ -76,6 +76,7 @@ TEST_CASE("every decoding method and a tuned sampler stand in the table, on the 
     CHECK(says(results, "\"method\": \"" + name + "\""));
   }
   CHECK(says(page, "Likelihood against diversity"));
+  CHECK(says(page, "p(sentence | prompt)^(1/0.80), by "));
   CHECK_FALSE(fs::exists(fs::path(p.out) / "checkpoint.safetensors"));
 }
 
@@ -149,7 +150,9 @@ TEST_CASE("too few passages are said before anything is written, so that the sam
   const continuation_place p;
   const examples::outcome r = examples::run(continuation_sampler, p.command({"--longest", "1"}));
   CHECK(r.status == 2);
-  CHECK(says(r.err, "the text has too few passages of at most --prompt-tokens 48"));
+  CHECK(says(r.err, "the text has too few different passages of at most --prompt-tokens 48"));
+  // Four documents of eight sentences have fewer than a hundred passages.
+  CHECK(says(examples::run(continuation_sampler, p.command({"--test-prompts", "100"})).err, "too few different passages"));
   CHECK_FALSE(fs::exists(fs::path(p.out) / "run.json"));
   CHECK_FALSE(fs::exists(fs::path(p.out) / "base.safetensors"));
 }
