@@ -16,6 +16,7 @@
 #include <planlm/models/planner_lm.hpp>
 #include <planlm/models/rollout_scores.hpp>
 #include <planlm/models/transformer_lm.hpp>
+#include <planlm/objectives/check_rewards.hpp>
 #include <planlm/objectives/detailed_balance.hpp>
 #include <planlm/objectives/flow_matching.hpp>
 #include <planlm/objectives/log_partition_variance.hpp>

@@ -217,3 +217,16 @@ TEST_CASE("the fused form never holds all logits") {
   CHECK(ops::cross_entropy_rows(100000, 50257) * 50257 <= 1 << 22);
   CHECK(ops::cross_entropy_rows(100000, 1 << 24) == 32);
 }
+
+TEST_CASE("a gradient of the table that has another shape is refused before a product writes beyond its end") {
+  using B = cpu<double>;
+  context<B> cx;
+  auto scope = cx.scope();
+  const std::vector<int> targets{0, 1};
+  const std::vector<double> h = normal_values<double>(2 * 3, 1), w = normal_values<double>(5 * 3, 2);
+  const auto hidden = const_tensor<B>(cx.upload(std::span<const double>(h), 2, 3));
+  const auto table = const_tensor<B>(cx.upload(std::span<const double>(w), 5, 3));
+  const auto ids = indices<B>(cx.upload(targets));
+  CHECK_THROWS_AS(ops::linear_cross_entropy(cx, hidden, table, ids, const_accum_tensor<B>{}, 1.0, cx.make_zero(4, 3)), shape_error);
+  CHECK_NOTHROW(ops::linear_cross_entropy(cx, hidden, table, ids, const_accum_tensor<B>{}, 1.0, cx.make_zero(5, 3)));
+}

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <string>
 #include <type_traits>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
+#include <planlm/core/error.hpp>
 #include <planlm/core/math.hpp>
 #include <planlm/ops/elementwise.hpp>
 #include <planlm/ops/matmul.hpp>
@@ -167,12 +169,16 @@ constexpr index_t logit_stride(index_t vocabulary) {
 }
 
 /// The same by blocks of rows: logits, softmax, gradient and its two products while the block is in the cache.
+/// Errors: shape_error for a gradient of another shape than the table.
 template <Backend B>
 token_loss<B> linear_cross_entropy(context<B>& cx, const_tensor<B> hidden, const_tensor<B> table, indices<B> targets,
                                    const_accum_tensor<B> weights, typename B::accum uniform_weight, tensor<B> dtable) {
   using T = typename B::real;
   using A = typename B::accum;
   const index_t rows = hidden.rows(), vocabulary = table.rows(), step = cross_entropy_rows<B>(rows, vocabulary);
+  if (dtable && !same_shape(dtable, table))
+    throw shape_error("linear_cross_entropy: the gradient of a table (" + std::to_string(vocabulary) + ", " + std::to_string(table.cols()) +
+                      ") has the shape (" + std::to_string(dtable.rows()) + ", " + std::to_string(dtable.cols()) + ")");
   token_loss<B> out{cx.template make_of<A>(1), cx.template make_of<A>(rows), cx.make(rows, hidden.cols())};
   auto scope = cx.scope();
   const index_t stride = logit_stride<B>(vocabulary);
