@@ -46,7 +46,7 @@ trainer::outcome train_one(const target& to, const options& o, const std::string
   const auto where = [&](index_t) { return "it is the batch of " + std::to_string(o.batch) + " trajectories that gave it"; };
   const auto spent = r.stage(state, [&](index_t s) { return sampler->step(s); }, observe, where);
   const comparison c = sampler->compare();
-  if (seed == o.common.first_seed) keep_learned(folder, loss, c.learned);
+  keep_learned(folder, loss, seed, c.learned);
   return {loss, seed, {{"l1", c.l1}, {"tv", c.tv}, {"kl", c.kl}, {"log_z_error", c.log_z_error}, {"near", near}, {"seconds", spent.seconds}}, {}};
 }
 

@@ -13,11 +13,11 @@
 namespace train_gflownet_grid {
 namespace {
 
-std::string learned_file(const std::string& loss) { return "learned-" + loss + ".json"; }
+std::string learned_file(const std::string& loss, int seed) { return "seed-" + std::to_string(seed) + ".learned-" + loss + ".json"; }
 
 /// Empty if there is none, or it is damaged.
-std::vector<double> read_learned(const run_folder& folder, const std::string& loss, std::size_t states) {
-  std::ifstream in(folder.file(learned_file(loss)));
+std::vector<double> read_learned(const run_folder& folder, const std::string& loss, int seed, std::size_t states) {
+  std::ifstream in(folder.file(learned_file(loss, seed)));
   const auto j = nlohmann::json::parse(in, nullptr, false);
   std::vector<double> p;
   if (!j.is_array()) return p;
@@ -56,10 +56,10 @@ std::vector<trainer::score_column> columns() {
   return {{"l1", "L1", 5}, {"tv", "total variation", 5}, {"kl", "KL", 5}, {"log_z_error", "log Z - exact", 5}, {"near", "trajectories to .05", 0}, {"seconds", "seconds", 1}};
 }
 
-void keep_learned(const run_folder& folder, const std::string& loss, const std::vector<double>& learned) {
+void keep_learned(const run_folder& folder, const std::string& loss, int seed, const std::vector<double>& learned) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const double p : learned) list.push_back(p);
-  folder.write_json(learned_file(loss), list);
+  folder.write_json(learned_file(loss, seed), list);
 }
 
 void write_page(const run_folder& folder, const trainer::run_book& book, const options& o, const target& to) {
@@ -105,7 +105,7 @@ void write_page(const run_folder& folder, const trainer::run_book& book, const o
     page.section("What was learned", "Probabilities of stopping at each point, the same shade for the same probability in all pictures; the first seed.");
     page.chart(plane("target", "The reward divided by its sum.", to.grid, to.posterior, most));
     for (const loss_kind& k : all_losses()) {
-      const std::vector<double> p = read_learned(folder, k.name, to.posterior.size());
+      const std::vector<double> p = read_learned(folder, k.name, o.common.first_seed, to.posterior.size());
       if (!p.empty() && book.find(k.name, o.common.first_seed)) page.chart(plane(k.name, "", to.grid, p, most));
     }
   };
