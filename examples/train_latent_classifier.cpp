@@ -127,7 +127,7 @@ void train(options o, std::vector<std::pair<std::string, std::string>> settings,
   settings.emplace_back("fingerprint of the sentences", fingerprint(text));
   trainer::run_book book(folder, "train_latent_classifier", std::move(settings), command);
 
-  const auto device = sampler::make_cpu_machine(o.base.sizes(words.size()), o.common.threads);
+  const auto device = sampler::make_machine(o.base.device, o.base.sizes(words.size()), o.common.threads);
   trainer::run r(device->random, folder, interrupt);
   r.identify(book.identity());
   const std::string about = given[0].source + " (" + std::to_string(given[0].sentences.size()) + " sentences), " + given[1].source + " (" +
