@@ -11,7 +11,7 @@ using namespace planlm;
 
 /// Of several texts written for one prompt. NaN where there are fewer than two.
 struct diversity {
-  double cosine = 0;     // 1 - mean cosine of sentence vectors over pairs; a text without a vector is unlike all others
+  double cosine = 0;     // 1 - mean cosine of sentence vectors over pairs; two texts without a vector are alike
   double edits = 0;      // mean edit distance of token lists over pairs, divided by the longer of the two (1 for nothing in common)
   double distinct = 0;   // different pairs of neighbouring tokens per pair written, of all texts together
 };

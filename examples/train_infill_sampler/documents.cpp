@@ -14,12 +14,19 @@
 #include <planlm/metrics/bleu.hpp>
 #include <planlm/text/tfidf_svd.hpp>
 #include "sampler/text_scores.hpp"
-#include "text_scores.hpp"
 #include "trainer/run_book.hpp"
 #include "triples.hpp"
 
 namespace train_infill_sampler {
 namespace {
+
+/// Words between spaces.
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return words;
+}
 
 using namespace planlm;
 using sampler::part;
@@ -234,7 +241,7 @@ class document_run {
       const sampler::diversity different = sampler::diversity_of(mine, vectors);
       v["edit"] += different.edits / gaps.size();
       v["distinct"] += different.distinct / gaps.size();
-      v["cosine"] += cosine_diversity(vectors) / gaps.size();
+      v["cosine"] += different.cosine / gaps.size();
       for (std::size_t b = begin; b < begin + count; ++b) {
         v["log_reward"] += log_r[b] / all;
         v["bound"] += (log_r[b] - log_q(texts[b])) / all;
