@@ -22,6 +22,7 @@
 #include "parity_look_ahead.hpp"
 #include "parity_objectives.hpp"
 #include "parity_rollouts.hpp"
+#include "parity_token_objective.hpp"
 #include "parity_token_policy.hpp"
 
 namespace planlm::testing {
@@ -79,6 +80,7 @@ class operations {
     objective_parity<B, Input>(cx_, out_);
     rollout_parity<B, Input>(cx_, out_);
     token_policy_parity<B, Input>(cx_, out_);
+    token_objective_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
 
