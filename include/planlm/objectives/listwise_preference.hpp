@@ -49,12 +49,11 @@ namespace preference_kernel {
 template <class A>
 struct rank_lists {
   list_reader read;
-  const double* e;
-  const A* score;
-  const int* tie;     // or null
-  index_t* order;     // (I): places of a list from best to worst
-  double *behind;     // (I): l at each rank
-  double *loss, *no;  // (L): a list's loss; 1 where it has no information
+  const double *e, *score;
+  const int* tie;             // or null
+  index_t* order;             // (I): places of a list from best to worst
+  double* behind;             // (I): l at each rank
+  double *loss, *uninformed;  // (L): a list's loss; 1 where it carries no information
   A* each;
   double* de;
   double scale, epsilon;
@@ -62,7 +61,7 @@ struct rank_lists {
 
   /// Whether place i is better than place j. A total order: a score that is no number is the worst.
   PLANLM_HD bool before(index_t i, index_t j) const {
-    const A a = score[i], b = score[j];
+    const double a = score[i], b = score[j];
     if (a > b) return true;
     if (a < b) return false;
     const bool unordered_a = !(a == a), unordered_b = !(b == b);
@@ -76,7 +75,7 @@ struct rank_lists {
     const index_t begin = read.begin(l), size = read.size(l);
     const double members = team.template sum<double>(size, [=](index_t k) { return own.read.present(begin + k) ? 1.0 : 0.0; });
     const double unordered = team.template sum<double>(size, [=](index_t k) {
-      const A y = own.score[begin + k];
+      const double y = own.score[begin + k];
       return own.read.present(begin + k) && !(y == y) ? 1.0 : 0.0;
     });
     team.for_each(size, [=](index_t k) {
@@ -94,7 +93,7 @@ struct rank_lists {
     const bool informed = n > 1 && score[order[begin]] > score[order[begin + n - 1]];
     const bool counts = n > 1 && (informed || equal == equal_scores::ordered);
     loss[l] = unordered > 0 ? NAN : counts ? back(begin, n) : 0;
-    no[l] = informed || unordered > 0 ? 0 : 1;
+    uninformed[l] = informed || unordered > 0 ? 0 : 1;
     each[l] = A(loss[l]);
     if (unordered > 0)
       for (index_t k = 0; k < n; ++k) de[order[begin + k]] = NAN;
@@ -107,7 +106,7 @@ struct rank_lists {
   PLANLM_HD double back(index_t begin, index_t n) const {
     const index_t* at = order + begin;
     double* to = behind + begin;
-    double total = 0, top = e[at[0]];
+    double total = 0;
     to[n - 1] = e[at[n - 1]];
     for (index_t k = n - 2; k >= 0; --k) {
       const double term = softplus(to[k + 1] - e[at[k]]);
@@ -115,7 +114,7 @@ struct rank_lists {
       total += term;
     }
     if (epsilon == 0) return total;
-    for (index_t k = 1; k < n; ++k) top = e[at[k]] > top ? e[at[k]] : top;
+    const double top = e[at[highest(begin, n)]];
     total = 0;
     for (index_t k = 0; k < n; ++k) {
       to[k] = top + ::log(::exp(to[k] - top) + epsilon);
@@ -127,30 +126,43 @@ struct rank_lists {
     const index_t* at = order + begin;
     const double* l = behind + begin;
     double reached = 0;
-    for (index_t k = 0; k < n; ++k) {
-      const double own = e[at[k]];
-      const bool last = k + 1 == n;
-      double chosen = last ? 1 : logistic(own - l[k + 1]), missed = last ? 0 : logistic(l[k + 1] - own), passed = missed;
-      if (epsilon != 0) {
-        chosen = ::exp(own - l[k]);
-        missed = 1 - chosen;
-        passed = last ? 0 : ::exp(l[k + 1] - l[k]);
+    if (epsilon == 0) {
+      for (index_t k = 0; k < n; ++k) {
+        const bool last = k + 1 == n;
+        const double own = e[at[k]], chosen = last ? 1 : logistic(own - l[k + 1]), missed = last ? 0 : logistic(l[k + 1] - own);
+        de[at[k]] = scale * (reached * chosen - missed);
+        reached = (1 + reached) * missed;
       }
-      de[at[k]] = scale * (reached * chosen - missed);
-      reached = (1 + reached) * passed;
+      return;
     }
+    const index_t top = at[highest(begin, n)];
+    double through_top = 0;  // epsilon is relative to the largest e, so it moves with it
+    for (index_t k = 0; k < n; ++k) {
+      const double chosen = ::exp(e[at[k]] - l[k]);
+      de[at[k]] = scale * (reached * chosen - (1 - chosen));
+      through_top += epsilon * ::exp(e[top] - l[k]);
+      if (k + 1 < n) reached = (1 + reached) * ::exp(l[k + 1] - l[k]);
+    }
+    de[top] += scale * through_top;
+  }
+  /// The rank of the largest e.
+  PLANLM_HD index_t highest(index_t begin, index_t n) const {
+    const index_t* at = order + begin;
+    index_t best = 0;
+    for (index_t k = 1; k < n; ++k) best = e[at[k]] > e[at[best]] ? k : best;
+    return best;
   }
 };
 
-/// Row 0: the mean of the losses; row 1: how many lists have no information.
+/// Row 0: the mean of the losses; row 1: how many lists carry no information.
 template <class A>
 struct mean_of_lists {
-  const double *loss, *no;
+  const double *loss, *uninformed;
   A *total, *silent;
   index_t lists;
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
-    const double* from = r == 0 ? loss : no;
+    const double* from = r == 0 ? loss : uninformed;
     const double sum = team.template sum<double>(lists, [=](index_t l) { return from[l]; });
     if (!team.leader()) return;
     if (r == 0) total[0] = A(sum / double(lists));
@@ -192,13 +204,13 @@ struct plackett_luce {
     const index_t places = lists.places(), count = lists.count();
     const auto order = cx.template make_of<index_t>(places);
     const auto behind = cx.template make_of<double>(places), loss = cx.template make_of<double>(count),
-               no = cx.template make_of<double>(count);
+               uninformed = cx.template make_of<double>(count);
     B::zero(cx.queue(), out.de.data, static_cast<std::size_t>(places) * sizeof(double));
     B::for_rows(cx.queue(), count,
                 preference_kernel::rank_lists<A>{preference_detail::reader(lists, 0), e.data, lists.score.data, lists.tie.data,
-                                                 order.data, behind.data, loss.data, no.data, out.each.data, out.de.data,
+                                                 order.data, behind.data, loss.data, uninformed.data, out.each.data, out.de.data,
                                                  1 / double(count), epsilon, equal});
-    B::for_rows(cx.queue(), 2, preference_kernel::mean_of_lists<A>{loss.data, no.data, out.total.data, out.silent.data, count});
+    B::for_rows(cx.queue(), 2, preference_kernel::mean_of_lists<A>{loss.data, uninformed.data, out.total.data, out.silent.data, count});
   }
 };
 

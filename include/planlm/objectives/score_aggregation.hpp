@@ -93,11 +93,11 @@ struct soft_min {
 /// S generations, and I places in L lists in which they are compared. A generation may have places in several lists.
 template <Backend B>
 struct preference_lists {
-  indices<B> first, length;         // (S): generation s is rows first[s] .. first[s] + length[s] - 1
-  indices<B> offsets;               // (L + 1): list l compares places offsets[l] .. offsets[l + 1] - 1, as many as it likes
-  const_accum_tensor<B> score = {}; // (I): the true scores; only their order within a list counts
-  indices<B> item = {};             // (I): the generation in each place; empty: place i has generation i
-  indices<B> tie = {};              // (I): of equal scores the smaller one is better; empty, or equal again: the earlier place
+  indices<B> first, length;  // (S): generation s is rows first[s] .. first[s] + length[s] - 1
+  indices<B> offsets;        // (L + 1): list l compares places offsets[l] .. offsets[l + 1] - 1, as many as it likes
+  view<const double, 1, typename B::space> score = {};  // (I): true scores, only their order within a list counts: rounding would tie them
+  indices<B> item = {};      // (I): the generation in each place; empty: place i has generation i
+  indices<B> tie = {};       // (I): of equal scores the one with the smaller number is better; empty, or equal again: the earlier place
 
   index_t places() const { return item ? item.size() : length ? length.size() : score.size(); }
   index_t count() const { return offsets.size() - 1; }
