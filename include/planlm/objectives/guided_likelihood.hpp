@@ -164,10 +164,13 @@ struct guided_likelihood {
   static pair<B> make_weights(context<B>& cx, const guided_tokens<B>& batch) {
     using A = typename B::accum;
     const index_t rows = batch.tokens.size();
-    const pair<B> out{cx.template make_of<A>(rows), cx.template make_of<A>(rows)};
-    for (const accum_tensor<B>& each : {out.likelihood, out.entropy})
-      B::zero(cx.queue(), each.data, static_cast<std::size_t>(rows) * sizeof(A));
-    return out;
+    const auto zeros = [&] {
+      const auto made = cx.template make_of<A>(rows);
+      B::zero(cx.queue(), made.data, static_cast<std::size_t>(rows) * sizeof(A));
+      return made;
+    };
+    const accum_tensor<B> likelihood = zeros(), of_entropy = zeros();
+    return {likelihood, of_entropy};
   }
   template <Backend B>
   token_weights<B> gather(accum_tensor<B> likelihood, accum_tensor<B> of_entropy) const {

@@ -151,9 +151,11 @@ namespace objective_rows {
 template <Backend B>
 void check(const char* who, index_t rows, index_t vocabulary, indices<B> tokens, const token_rules<B>& rules, const token_weights<B>& w) {
   policy_rows::check(who, rows, vocabulary, tokens, rules);
-  for (const const_accum_tensor<B>& each : {w.likelihood, w.entropy})
+  const auto fits = [&](const const_accum_tensor<B>& each) {
     if (each && each.size() != rows)
       throw shape_error(std::string(who) + ": " + std::to_string(rows) + " rows, but " + std::to_string(each.size()) + " weights");
+  };
+  fits(w.likelihood), fits(w.entropy);
   if (!(w.probability_floor >= 0 && w.probability_floor < 1))
     throw error(std::string(who) + ": the floor of probabilities is " + std::to_string(w.probability_floor) + ", expected 0 or above, below 1");
 }
