@@ -230,8 +230,7 @@ TEST_CASE("true scores that only double tells apart are no ties, in a float back
   b.score = {1, 1 + 1e-12};
   const std::vector<float> z(b.z.begin(), b.z.end());
   context<cpu<float>> cx;
-  const auto l = listwise_preference<>{}(cx, view<const float, 1>(z.data(), z.size()),
-                                         {ints(b.first), ints(b.length), ints(b.offsets), row(b.score)});
+  const auto l = listwise_preference<>{}(cx, view<const float, 1>(z.data(), z.size()), b.lists<cpu<float>>());
   CHECK(cx.read_one(l.silent) == 0);
   CHECK(cx.read(l.dz)[1] > 0);
 }
@@ -300,10 +299,27 @@ TEST_CASE("F28: two runs have the same bits, on one thread as on three, and floa
     context<cpu<float>> cx;
     planlm::testing::poison(cx);
     const listwise_preference<soft_clipped_reward, std::remove_cvref_t<decltype(f)>> loss{{}, f};
-    const auto l = loss(cx, view<const float, 1>(z.data(), z.size()), {ints(b.first), ints(b.length), ints(b.offsets), row(b.score)});
+    const auto l = loss(cx, view<const float, 1>(z.data(), z.size()), b.lists<cpu<float>>());
     CHECK(std::abs(double(cx.read_one(l.total)) / o.total - 1) < 2e-6);
     CHECK(planlm::testing::relative_error(cx.read(l.dz), o.dz) < 2e-6);
   });
+}
+
+TEST_CASE("logits of sixteen bits have the loss of their values, and gradients rounded once") {
+  list_batch b = list_batch::random({4, 2, 7, 3, 5}, {0, 2, 5}, 365);
+  std::vector<bfloat16> z;
+  for (double& v : b.z) {
+    z.push_back(bfloat16(static_cast<float>(v)));
+    v = static_cast<double>(static_cast<float>(z.back()));
+  }
+  const list_outcome exact = evaluate(b, loss_of());
+  context<cpu<float>> cx;
+  planlm::testing::poison(cx);
+  const auto l = listwise_preference<>{}(cx, view<const bfloat16, 1>(z.data(), z.size()), b.lists<cpu<float>>());
+  CHECK(std::abs(double(cx.read_one(l.total)) / exact.total - 1) < 1e-6);
+  numbers dz;
+  for (const bfloat16 g : cx.read(l.dz)) dz.push_back(static_cast<double>(static_cast<float>(g)));
+  for (std::size_t i = 0; i < dz.size(); ++i) CHECK(std::abs(dz[i] - exact.dz[i]) <= std::abs(exact.dz[i]) / 256);
 }
 
 TEST_CASE("kernels of ranks give a lane team the numbers of one thread") {
@@ -337,7 +353,7 @@ namespace {
 template <class F>
 double recovered(const F& f, int k, int shortest, int longest) {
   double right = 0;
-  context<B> cx;
+  context<B> cx{B::queue(1)};
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
     const philox draws{seed, 0, 11};
     numbers quality(20), table(20, -1e-4), mean(20), square(20);

@@ -21,7 +21,10 @@ struct list_batch {
   std::vector<int> first, length, offsets, item, tie;
   numbers z, score;
 
-  preference_lists<B> lists() const { return {ints(first), ints(length), ints(offsets), row(score), ints(item), ints(tie)}; }
+  template <class C = B>
+  preference_lists<C> lists() const {
+    return {ints(first), ints(length), ints(offsets), row(score), ints(item), ints(tie)};
+  }
   std::size_t generations() const { return length.size(); }
   void lists_of(int k) {
     offsets.clear();
