@@ -277,7 +277,8 @@ TEST_CASE("F18: rewards come in as constants, by type, and the gradient is that 
 
 TEST_CASE("F19: the gradient of logits adds up to 0 over the vocabulary, in every row and form") {
   const batch b = random_batch(lengths, 13);
-  for (const guided_likelihood& objective : {guided_likelihood::maximum_entropy(), published(0.125), guided_likelihood::reward_weighted()}) {
+  const guided_likelihood each[] = {guided_likelihood::maximum_entropy(), published(0.125), guided_likelihood::reward_weighted()};
+  for (const guided_likelihood& objective : each) {
     const outcome o = evaluate(b, objective);
     for (std::size_t r = 0; r < b.tokens.size(); ++r) {
       double sum = 0;
@@ -334,6 +335,19 @@ TEST_CASE("rewards times c are the entropy's coefficient divided by c, and a con
     for (std::size_t v = 0; v < 3; ++v) mean[v] += std::exp(logits[a]) / whole * o.gradient[v];
   }
   for (const double g : mean) CHECK(std::abs(g) < 1e-16);
+}
+
+TEST_CASE("in a table, reward-weighted likelihood is at rest at the data's probability times the mean weight of a token") {
+  // Tokens 0, 0, 1, 2, 2, 2 from one state: pi is proportional to count times mean reward.
+  batch b{.vocabulary = 3, .rewards = {0.2, 0.6, 1.2, 0.5, 0.1, 0.3}, .tokens = {0, 0, 1, 2, 2, 2}, .offsets = {0, 1, 2, 3, 4, 5, 6}};
+  for (int r = 0; r < 6; ++r)
+    for (const double credit : {0.8, 1.2, 0.9}) b.logits.push_back(std::log(credit));
+  const outcome o = evaluate(b, guided_likelihood{.normaliser = token_normaliser::rewards});
+  for (std::size_t v = 0; v < 3; ++v) {
+    double slope = 0;
+    for (std::size_t r = 0; r < 6; ++r) slope += o.gradient[r * 3 + v];
+    CHECK(std::abs(slope) < 1e-15);
+  }
 }
 
 TEST_CASE("by hand: what each normaliser divides by, masked tokens left out") {

@@ -1,5 +1,5 @@
-/// How clearly a classifier is right: the probability of the label minus the largest of the others, scaled apart where it is right and where
-/// it is wrong. The score of a prompt is the mean over examples.   [2306.00398, released code: 200 and 180]
+/// How clearly a classifier is right: the probability of the label minus the largest of the others, scaled apart where it is right and
+/// where it is wrong. The score of a prompt is the mean over examples.   [2306.00398, released code: 200 and 180]
 ///
 /// The label is left out of "the others" by its place, not by its value: an exact tie has gap 0, and counts as wrong.
 #pragma once

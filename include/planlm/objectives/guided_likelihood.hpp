@@ -9,16 +9,17 @@
 /// from it to the end (to_go), and may pass through e^r before. Every token's reward raises its probability, for there is no baseline:
 /// entropy is what keeps the policy from collapsing. One step's optimum of the first form is softmax(r / alpha).
 ///
-/// Reward-weighted, the weights of a sequence add up to 1 whatever the rewards' scale, and a constant reward gives the mean over sequences of their mean
-/// nll: a short reference weighs as much as a long one, and the loss is not to be compared with the mean over tokens. Rewards that weights
-/// are divided by have to be 0 or above; a sequence (a batch) of rewards that sum to 0 weighs 0.
+/// Reward-weighted, the weights of a sequence add up to 1 whatever the rewards' scale, and a constant reward gives the mean over sequences
+/// of their mean nll: a short reference weighs as much as a long one, and the loss is not to be compared with the mean over tokens. Rewards
+/// that weights are divided by have to be 0 or above; a sequence (a batch) of rewards that sum to 0 weighs 0.
 ///
 /// Rows are packed; a token below 0 masks its row and its reward is not read. A sequence without a token is none of the S.
 #pragma once
+#include <cmath>
 #include <cstddef>
-#include <limits>
 #include <string>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/error.hpp>
 #include <planlm/ops/token_objective.hpp>
 
 namespace planlm {
@@ -156,7 +157,8 @@ struct guided_likelihood {
   static void check(const char* who, const guided_tokens<B>& batch) {
     const std::string name = who;
     if (batch.rewards.size() != batch.tokens.size())
-      throw shape_error(name + ": " + std::to_string(batch.tokens.size()) + " tokens, but " + std::to_string(batch.rewards.size()) + " rewards");
+      throw shape_error(name + ": " + std::to_string(batch.tokens.size()) + " tokens, but " + std::to_string(batch.rewards.size()) +
+                        " rewards");
     if (batch.offsets.size() < 1) throw shape_error(name + ": no offsets, expected one more than sequences");
   }
   /// All 0: a row of no sequence weighs nothing.

@@ -4,7 +4,7 @@
 ///   dz_i = w (p_i - [i = token]) + h p_i (log p_i + H)
 ///
 /// w and h belong to a row and lie on the device. Plain likelihood, reward-weighted likelihood, REINFORCE with maximum entropy and their
-/// relatives differ in w and h alone: a weight is a constant, whoever computed it gets no gradient. w may be negative.   [2306.00398 section 3]
+/// relatives differ in w and h alone: a weight is a constant, whoever computed it gets no gradient. w may be negative.   [2306.00398]
 ///
 /// A token below 0 masks its row: value and gradient 0; its weights are not read and may be NaN, so may its logits. (Not its hidden state:
 /// 0 times NaN would reach the table.) Rules are those of ops/token_policy.hpp, and -nll is its log-probability of the token, bit for bit:
@@ -13,11 +13,13 @@
 /// probability_floor f > 0: H is -sum (p + f) log(p + f), as published code has it with 1e-8; over 50,000 tokens that is .009 off.
 /// The logits of all rows never exist at once. Sums of the loss are in double and in one order: two runs give the same bits.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <string>
 #include <type_traits>
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
+#include <planlm/core/error.hpp>
 #include <planlm/core/math.hpp>
 #include <planlm/ops/token_policy.hpp>
 
@@ -157,7 +159,8 @@ void check(const char* who, index_t rows, index_t vocabulary, indices<B> tokens,
   };
   fits(w.likelihood), fits(w.entropy);
   if (!(w.probability_floor >= 0 && w.probability_floor < 1))
-    throw error(std::string(who) + ": the floor of probabilities is " + std::to_string(w.probability_floor) + ", expected 0 or above, below 1");
+    throw error(std::string(who) + ": the floor of probabilities is " + std::to_string(w.probability_floor) +
+                ", expected 0 or above, below 1");
 }
 template <Backend B>
 token_objective_loss<B> make(context<B>& cx, index_t rows, index_t cols) {
@@ -166,7 +169,8 @@ token_objective_loss<B> make(context<B>& cx, index_t rows, index_t cols) {
   return {number(1), number(1), number(1), number(rows), number(rows), cx.make(rows, cols)};
 }
 template <Backend B>
-void block(context<B>& cx, const policy_rows::block<B>& b, indices<B> tokens, const token_weights<B>& w, const token_objective_loss<B>& out) {
+void block(context<B>& cx, const policy_rows::block<B>& b, indices<B> tokens, const token_weights<B>& w,
+           const token_objective_loss<B>& out) {
   using A = typename B::accum;
   B::for_rows(cx.queue(), b.rows,
               kernel::token_objective<typename B::real>{b.z, tokens.data + b.begin, policy_rows::from(w.likelihood, b.begin),
@@ -199,7 +203,8 @@ token_objective_loss<B> token_objective(context<B>& cx, const_tensor<B> z, indic
   return out;
 }
 
-/// hidden (N, C), table (V, C), tokens (N), by blocks of rows: logits, loss, gradient in their place and its two products. dtable += or empty.
+/// hidden (N, C), table (V, C), tokens (N), by blocks of rows: logits, loss, gradient in their place and its two products.
+/// dtable += or empty.
 /// Errors: shape_error; planlm::error for a floor that is no probability.
 template <Backend B>
 token_objective_loss<B> linear_token_objective(context<B>& cx, const_tensor<B> hidden, const_tensor<B> table, indices<B> tokens,

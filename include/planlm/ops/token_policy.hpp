@@ -91,7 +91,8 @@ PLANLM_HD row_softmax<accum_of<T>> softmax_of_row(const Team& team, T* row, inde
     return e > A(0) ? e * v : A(0);
   });
   team.sync();
-  const double whole = team.template sum<double>(n, [=](index_t i) { return double(Keep ? A(row[i]) : math::exp(A(row[i]) - top)); });
+  // Values of A, added in double: exponentials that are computed here become vectors.
+  const double whole = team.template sum<double>(n, [=](index_t i) { return Keep ? A(row[i]) : math::exp(A(row[i]) - top); });
   return {top, around, whole};
 }
 /// Upstreams of a row's values: of log p(token), of log p(stop), of the entropy.
