@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 #include <planlm/backend/cpu/cpu.hpp>
+#include <planlm/core/bfloat16.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/testing/compare.hpp>
 #include <planlm/testing/gradient_check.hpp>
@@ -343,6 +344,27 @@ TEST_CASE("a team of any width gives the same rows and the same sums of an objec
         for (index_t c = vocabulary; c < stride; ++c)
           CHECK(serial[3][static_cast<std::size_t>(r * stride + c)] == z[static_cast<std::size_t>(r * stride + c)]);
     }
+}
+
+TEST_CASE("logits of sixteen bits: values in single precision, the gradient rounded once") {
+  const index_t rows = 30, vocabulary = 130;
+  for (const double floor : {0.0, 1e-3}) {
+    const problem p = make_problem(rows, 1, vocabulary);
+    const std::vector<float> drawn = normal_values<float>(rows * vocabulary, 4, 2), w(p.likelihood.begin(), p.likelihood.end()),
+                             h(p.entropy.begin(), p.entropy.end());
+    std::vector<bfloat16> narrow(drawn.begin(), drawn.end());
+    numbers exact(narrow.begin(), narrow.end()), nll(rows), entropy(rows);
+    std::vector<float> narrow_nll(rows), narrow_entropy(rows);
+    for (index_t r = 0; r < rows; ++r) {
+      ops::kernel::token_objective<bfloat16>{narrow.data(), p.tokens.data(), w.data(), h.data(), narrow_nll.data(), narrow_entropy.data(),
+                                             vocabulary, vocabulary, 1, 0, float(floor)}(serial_team{}, r);
+      ops::kernel::token_objective<double>{exact.data(), p.tokens.data(), p.likelihood.data(), p.entropy.data(), nll.data(),
+                                           entropy.data(), vocabulary, vocabulary, 1, 0, floor}(serial_team{}, r);
+    }
+    CHECK(largest_error(narrow_nll, nll) < 1e-5);
+    CHECK(largest_error(narrow_entropy, entropy) < 1e-5);
+    for (std::size_t i = 0; i < exact.size(); ++i) CHECK(std::abs(double(float(narrow[i])) - exact[i]) <= std::abs(exact[i]) / 256 + 1e-5);
+  }
 }
 
 TEST_CASE("the objective never holds all logits") {
