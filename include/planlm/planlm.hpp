@@ -14,6 +14,7 @@
 #include <planlm/models/generator.hpp>
 #include <planlm/models/likelihood_reward.hpp>
 #include <planlm/models/planner_lm.hpp>
+#include <planlm/models/reward_model.hpp>
 #include <planlm/models/rollout_scores.hpp>
 #include <planlm/models/transformer_lm.hpp>
 #include <planlm/objectives/check_rewards.hpp>
@@ -39,9 +40,13 @@
 #include <planlm/training/adamw.hpp>
 #include <planlm/training/averaging.hpp>
 #include <planlm/training/clipping.hpp>
+#include <planlm/training/early_stop.hpp>
+#include <planlm/training/guidance_round.hpp>
+#include <planlm/training/guidance_schedule.hpp>
 #include <planlm/training/lion.hpp>
 #include <planlm/training/low_rank.hpp>
 #include <planlm/training/parameters.hpp>
+#include <planlm/training/reduce_on_plateau.hpp>
 #include <planlm/training/schedule.hpp>
 #include <planlm/training/sgd.hpp>
 #include <planlm/training/statistics.hpp>

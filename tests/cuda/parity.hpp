@@ -21,7 +21,9 @@
 #include "parity_adapters.hpp"
 #include "parity_look_ahead.hpp"
 #include "parity_objectives.hpp"
+#include "parity_reward_model.hpp"
 #include "parity_rollouts.hpp"
+#include "parity_token_objective.hpp"
 #include "parity_token_policy.hpp"
 
 namespace planlm::testing {
@@ -79,6 +81,8 @@ class operations {
     objective_parity<B, Input>(cx_, out_);
     rollout_parity<B, Input>(cx_, out_);
     token_policy_parity<B, Input>(cx_, out_);
+    token_objective_parity<B, Input>(cx_, out_);
+    reward_model_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
 

@@ -34,6 +34,7 @@ double limit(const std::string& name, const std::vector<double>& reference) {
   if (begins(name, "look-ahead") || begins(name, "plan encoder")) return contains(name, "mlp.up") ? 0.15 : backward(name) ? 6e-2 : 1e-2;  // relu, as below
   if (begins(name, "adapters")) return backward(name) ? 5e-2 : 2e-2;
   if (begins(name, "rollouts") && backward(name)) return 5e-2;  // a whole model
+  if (begins(name, "reward model")) return backward(name) ? 6e-2 : 2e-2;  // a whole model
   // The derivative of ReLU jumps at 0: of the planner's preactivations half a percent lie nearer to it than their rounding, change sides and
   // count whole, sqrt(0.005) = 0.07.
   if (begins(name, "d planner.blocks") && contains(name, "mlp.up")) return 0.15;

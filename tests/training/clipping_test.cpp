@@ -96,3 +96,17 @@ TEST_CASE("clipping refuses a limit that is not positive") {
                     "clip_global_norm: max_norm = nan, expected above 0");
   CHECK_THROWS_AS(clip_global_norm(cx, -1, flat_view(g)), error);
 }
+
+TEST_CASE("fact F25, golden A17: with the epsilon of published loops clipped gradients are that much shorter") {
+  context<B> cx;
+  std::vector<double> g{3, -4, 12};
+  const auto clip = clip_global_norm(cx, {5, 1e-6}, flat_view(g));
+  CHECK(read_norm(cx, clip) == 13);
+  const double factor = cx.read_one(clip.factor);
+  CHECK(std::abs(factor * 3 - 1.1538460650887643) < 1e-15);
+  CHECK(std::abs(factor * -4 + 1.5384614201183524) < 1e-15);
+  CHECK(std::abs(factor * 12 - 4.615384260355057) < 1e-15);
+  CHECK(cx.read_one(clip_global_norm(cx, {13, 1e-6}, flat_view(g)).factor) < 1);
+  CHECK(cx.read_one(clip_global_norm(cx, {13.1, 1e-6}, flat_view(g)).factor) == 1);
+  CHECK_THROWS_WITH(clip_global_norm(cx, {5, -1}, flat_view(g)), "clip_global_norm: epsilon = -1.000000, expected at least 0");
+}

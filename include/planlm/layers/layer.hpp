@@ -18,9 +18,10 @@
 namespace planlm {
 
 /// How a parameter starts.
-enum class initial { zeros, ones, normal, uniform };
+enum class initial { zeros, ones, normal, uniform, constant };
 
-/// Name, extents and start of one parameter tensor. `scale`: standard deviation of normal, half width of uniform.
+/// Name, extents and start of one parameter tensor. `scale`: standard deviation of normal, half width of uniform, the
+/// value of constant.
 struct parameter_spec {
   std::string name;
   index_t extents[2];

@@ -69,6 +69,66 @@ struct constrain {
   }
 };
 
+/// The sums over a row of constrained logits that its softmax is made of.
+template <class A>
+struct row_softmax {
+  A top;         // the largest logit
+  A around;      // sum of e^(z - top) (z - top)
+  double whole;  // sum of e^(z - top)
+  PLANLM_HD bool distribution() const { return whole < INFINITY; }  // false for NaN, too
+  PLANLM_HD A log_probability(A z, double log_whole) const { return distribution() ? A(double(z - top) - log_whole) : A(NAN); }
+  PLANLM_HD A entropy(double log_whole) const { return distribution() ? A(log_whole - double(around) / whole) : A(NAN); }
+};
+/// Keep: the exponentials take the logits' place. What a lane has read before, others may write after.
+template <bool Keep, class T, class Team>
+PLANLM_HD row_softmax<accum_of<T>> softmax_of_row(const Team& team, T* row, index_t n) {
+  using A = accum_of<T>;
+  const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
+  team.sync();
+  const A around = team.template sum<A>(n, [=](index_t i) {
+    const A v = A(row[i]) - top, e = math::exp(v);
+    if constexpr (Keep) row[i] = e;
+    return e > A(0) ? e * v : A(0);
+  });
+  team.sync();
+  // Values of A, added in double: exponentials that are computed here become vectors.
+  const double whole = team.template sum<double>(n, [=](index_t i) { return Keep ? A(row[i]) : math::exp(A(row[i]) - top); });
+  return {top, around, whole};
+}
+/// Upstreams of a row's values: of log p(token), of log p(stop), of the entropy.
+template <class A>
+struct row_upstream {
+  A token, stop, entropy;
+  index_t token_at, stop_at;
+};
+/// The gradient of a row of constrained logits in their place; of a row of kept exponentials if there is no upstream of the entropy.
+template <bool Kept, class T, class Team>
+PLANLM_HD void gradient_of_row(const Team& team, T* row, index_t n, const row_upstream<accum_of<T>>& up, accum_of<T> top, double whole,
+                               accum_of<T> entropy) {
+  using A = accum_of<T>;
+  const A a = up.token, c = up.stop, h = up.entropy, both = a + c;
+  const index_t chosen = up.token_at, end = up.stop_at;
+  team.sync();  // every lane has read what it needs before the owners write
+  const auto picked = [=](index_t i) { return (i == chosen ? a : A(0)) + (i == end ? c : A(0)); };
+  if (both == A(0) && h == A(0)) {
+    team.for_each(n, [=](index_t i) { row[i] = picked(i); });
+    return;
+  }
+  const A inverse = A(1 / whole);
+  if (h == A(0)) {
+    const A factor = both * inverse;
+    team.for_each(n, [=](index_t i) { row[i] = picked(i) - (Kept ? A(row[i]) : math::exp(A(row[i]) - top)) * factor; });
+    return;
+  }
+  if constexpr (!Kept) {
+    const A shift = entropy - A(::log(whole));
+    team.for_each(n, [=](index_t i) {
+      const A v = A(row[i]) - top, p = math::exp(v) * inverse;
+      row[i] = picked(i) - (p > A(0) ? p * (both + h * (v + shift)) : A(0));
+    });
+  }
+}
+
 /// Values of rows of constrained logits, and what their gradient needs: the largest logit and the sum of exponentials. The logits are lost.
 template <class T>
 struct token_policy {
@@ -83,25 +143,16 @@ struct token_policy {
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     T* row = z + r * stride;
     const index_t n = cols, given = token[r];
-    const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
     const A at_token = A(row[given < 0 ? 0 : given < n ? given : n - 1]), at_stop = A(row[stop < 0 ? 0 : stop]);
-    team.sync();  // every lane has read the two logits before their owners write them
-    constexpr bool keep = std::is_same_v<T, A>;  // else the exponentials are computed again rather than rounded twice
-    const A around = team.template sum<A>(n, [=](index_t i) {
-      const A v = A(row[i]) - top, e = math::exp(v);
-      if constexpr (keep) row[i] = e;
-      return e > A(0) ? e * v : A(0);
-    });
-    team.sync();
-    const double whole = team.template sum<double>(n, [=](index_t i) { return double(keep ? A(row[i]) : math::exp(A(row[i]) - top)); });
+    // In narrow storage the exponentials are computed again rather than rounded twice.
+    const row_softmax<A> s = softmax_of_row<std::is_same_v<T, A>>(team, row, n);
     if (!team.leader()) return;
-    const bool distribution = whole < INFINITY;  // false for NaN, too
-    const double log_whole = ::log(whole);
-    taken[r] = given < 0 ? A(0) : distribution ? A(double(at_token - top) - log_whole) : A(NAN);
-    stop_value[r] = stop < 0 ? A(-INFINITY) : distribution ? A(double(at_stop - top) - log_whole) : A(NAN);
-    entropy[r] = distribution ? A(log_whole - double(around) / whole) : A(NAN);
-    top_of[r] = top;
-    whole_of[r] = whole;
+    const double log_whole = ::log(s.whole);
+    taken[r] = given < 0 ? A(0) : s.log_probability(at_token, log_whole);
+    stop_value[r] = stop < 0 ? A(-INFINITY) : s.log_probability(at_stop, log_whole);
+    entropy[r] = s.entropy(log_whole);
+    top_of[r] = s.top;
+    whole_of[r] = s.whole;
   }
 };
 
@@ -125,25 +176,8 @@ struct token_policy_pullback {
     // What cannot be chosen has no gradient, and its upstream may be anything.
     const bool takes = dtaken && !forced && given >= 0 && A(row[chosen]) - top > A(-INFINITY);
     const bool stops = dstop && !forced && end >= 0 && A(row[end]) - top > A(-INFINITY);
-    const A a = takes ? dtaken[r] : A(0), c = stops ? dstop[r] : A(0), h = dentropy && !forced ? dentropy[r] : A(0);
-    const A both = a + c;
-    team.sync();  // every lane has read the two logits before their owners write them
-    const auto picked = [=](index_t i) { return (i == chosen ? a : A(0)) + (i == end ? c : A(0)); };
-    if (both == A(0) && h == A(0)) {
-      team.for_each(n, [=](index_t i) { row[i] = picked(i); });
-      return;
-    }
-    const A inverse = A(1 / whole_of[r]);
-    if (h == A(0)) {
-      const A factor = both * inverse;
-      team.for_each(n, [=](index_t i) { row[i] = picked(i) - math::exp(A(row[i]) - top) * factor; });
-      return;
-    }
-    const A shift = entropy[r] - A(::log(whole_of[r]));
-    team.for_each(n, [=](index_t i) {
-      const A v = A(row[i]) - top, p = math::exp(v) * inverse;
-      row[i] = picked(i) - (p > A(0) ? p * (both + h * (v + shift)) : A(0));
-    });
+    const row_upstream<A> up{takes ? dtaken[r] : A(0), stops ? dstop[r] : A(0), dentropy && !forced ? dentropy[r] : A(0), chosen, end};
+    gradient_of_row<false>(team, row, n, up, top, whole_of[r], entropy[r]);
   }
 };
 
@@ -188,6 +222,19 @@ void check_upstream(const char* who, index_t rows, std::initializer_list<const_a
                         std::to_string(rows) + " or none");
 }
 
+template <class T, class U, class S>
+void check_widths(const char* who, view<T, 2, S> hidden, view<U, 2, S> table) {
+  if (hidden.cols() != table.cols())
+    throw shape_error(std::string(who) + ": hidden has " + std::to_string(hidden.cols()) + " columns, the table " +
+                      std::to_string(table.cols()));
+}
+template <class T, class U, class S>
+void check_gradient(const char* who, view<T, 2, S> table, view<U, 2, S> dtable) {
+  if (dtable && !same_shape(dtable, table))
+    throw shape_error(std::string(who) + ": the table is (" + std::to_string(table.rows()) + ", " + std::to_string(table.cols()) +
+                      "), its gradient (" + std::to_string(dtable.rows()) + ", " + std::to_string(dtable.cols()) + ")");
+}
+
 /// A block of logits: rows [begin, begin + rows) of the policy, in z.
 template <Backend B>
 struct block {
@@ -226,6 +273,27 @@ void pullback(context<B>& cx, const block<B>& b, indices<B> tokens, const token_
                   b.z, tokens.data + b.begin, from(rules.stopping, b.begin), from(dtaken, b.begin), from(dstop, b.begin),
                   from(dentropy, b.begin), entropy.data + b.begin, kept.top.data + b.begin, kept.whole.data + b.begin, b.cols, b.stride,
                   rules.stop});
+}
+/// f(block of constrained logits hidden tableᵀ), for one block of rows after another.
+template <Backend B, class F>
+void each_block(context<B>& cx, const_tensor<B> hidden, const_tensor<B> table, const token_rules<B>& rules, const F& f) {
+  const index_t n = hidden.rows(), cols = table.rows(), step = cross_entropy_rows<B>(n, cols), stride = logit_stride<B>(cols);
+  auto scope = cx.scope();
+  auto* const z = cx.make(step, stride).data;
+  for (index_t begin = 0; begin < n; begin += step) {
+    const block<B> b{z, begin, std::min(n - begin, step), cols, stride};
+    B::gemm(cx.queue(), 1, plain(row_range(hidden, begin, begin + b.rows)), transposed(table), {z, b.rows, cols, stride, 1}, into::replace);
+    constrain(cx, b, rules);
+    f(b);
+  }
+}
+/// What the gradient of a block of logits is worth to hidden (=) and table (+=, or empty).
+template <Backend B>
+void products(context<B>& cx, const block<B>& b, const_tensor<B> hidden, const_tensor<B> table, tensor<B> dhidden, tensor<B> dtable) {
+  const index_t end = b.begin + b.rows;
+  B::gemm(cx.queue(), 1, {b.z, b.rows, b.cols, b.stride, 1}, plain(table), plain(row_range(dhidden, b.begin, end)), into::replace);
+  if (dtable)
+    B::gemm(cx.queue(), 1, {b.z, b.cols, b.rows, 1, b.stride}, plain(row_range(hidden, b.begin, end)), plain(dtable), into::add);
 }
 template <Backend B>
 token_policy_values<B> make_values(context<B>& cx, index_t rows) {
@@ -282,46 +350,23 @@ auto token_policy(context<B>& cx, const_tensor<B> z, indices<B> tokens, const to
 /// Errors: shape_error.
 template <Backend B>
 auto linear_token_policy(context<B>& cx, const_tensor<B> hidden, const_tensor<B> table, indices<B> tokens, const token_rules<B>& rules) {
-  using T = typename B::real;
   using given = const_accum_tensor<B>;
   const index_t rows = hidden.rows(), vocabulary = table.rows();
   policy_rows::check("linear_token_policy", rows, vocabulary, tokens, rules);
-  if (hidden.cols() != table.cols())
-    throw shape_error("linear_token_policy: hidden has " + std::to_string(hidden.cols()) + " columns, the table " +
-                      std::to_string(table.cols()));
-  // f(block of constrained logits, the same as an operand), for one block after another.
-  const auto blocks = [&cx, hidden, table, rules](const auto& f) {
-    const index_t n = hidden.rows(), cols = table.rows(), step = cross_entropy_rows<B>(n, cols), stride = logit_stride<B>(cols);
-    auto scope = cx.scope();
-    T* const z = cx.make(step, stride).data;
-    for (index_t begin = 0; begin < n; begin += step) {
-      const policy_rows::block<B> b{z, begin, std::min(n - begin, step), cols, stride};
-      B::gemm(cx.queue(), 1, plain(row_range(hidden, begin, begin + b.rows)), transposed(table), {z, b.rows, cols, stride, 1},
-              into::replace);
-      policy_rows::constrain(cx, b, rules);
-      f(b);
-    }
-  };
+  policy_rows::check_widths("linear_token_policy", hidden, table);
   const token_policy_values<B> out = policy_rows::make_values(cx, rows);
   const token_policy_kept<B> kept = policy_rows::make_kept(cx, rows);
-  blocks([&](const policy_rows::block<B>& b) { policy_rows::values(cx, b, tokens, rules, out, kept); });
-  return vjp{out, [&cx, blocks, hidden, table, tokens, rules, kept, entropy = given(out.entropy)](given dtaken, given dstop, given dentropy,
+  policy_rows::each_block(cx, hidden, table, rules,
+                          [&](const policy_rows::block<B>& b) { policy_rows::values(cx, b, tokens, rules, out, kept); });
+  return vjp{out, [&cx, hidden, table, tokens, rules, kept, entropy = given(out.entropy)](given dtaken, given dstop, given dentropy,
                                                                                                  tensor<B> dtable) {
                policy_rows::check_upstream<B>("linear_token_policy", hidden.rows(), {dtaken, dstop, dentropy});
-               if (dtable && !same_shape(dtable, table))
-                 throw shape_error("linear_token_policy: the table is (" + std::to_string(table.rows()) + ", " +
-                                   std::to_string(table.cols()) + "), its gradient (" + std::to_string(dtable.rows()) + ", " +
-                                   std::to_string(dtable.cols()) + ")");
+               policy_rows::check_gradient("linear_token_policy", table, dtable);
                if (!dtaken && !dstop && !dentropy) return cx.make_zero(hidden.rows(), hidden.cols());
                const tensor<B> dhidden = cx.make(hidden.rows(), hidden.cols());
-               blocks([&](const policy_rows::block<B>& b) {
+               policy_rows::each_block(cx, hidden, table, rules, [&](const policy_rows::block<B>& b) {
                  policy_rows::pullback(cx, b, tokens, rules, dtaken, dstop, dentropy, entropy, kept);
-                 const index_t end = b.begin + b.rows;
-                 B::gemm(cx.queue(), 1, {b.z, b.rows, b.cols, b.stride, 1}, plain(table), plain(row_range(dhidden, b.begin, end)),
-                         into::replace);
-                 if (dtable)
-                   B::gemm(cx.queue(), 1, {b.z, b.cols, b.rows, 1, b.stride}, plain(row_range(hidden, b.begin, end)), plain(dtable),
-                           into::add);
+                 policy_rows::products(cx, b, hidden, table, dhidden, dtable);
                });
                return dhidden;
              }};

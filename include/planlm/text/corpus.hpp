@@ -164,6 +164,27 @@ void read_running(const std::vector<text_line>& lines, bool with_headings, S& sp
   close();
 }
 
+/// The JSON object on a line. `wanted`: the end of every message, what a line must be.
+inline nlohmann::json parse_object(const text_line& line, const std::string& file, const std::string& wanted) {
+  const std::string place = "line " + std::to_string(line.number);
+  nlohmann::json object;
+  try {
+    object = nlohmann::json::parse(line.raw);
+  } catch (const nlohmann::json::exception& e) {  // "[kind] parse error at line 1, column 9: why"
+    std::string_view why(e.what());
+    for (const char* head : {"] ", "at line 1, "})
+      if (const std::size_t at = why.find(head); at < 50) why.remove_prefix(at + std::strlen(head));
+    if (const auto* stopped = dynamic_cast<const nlohmann::json::parse_error*>(&e); stopped && stopped->byte > 0) {
+      const std::string_view rest = line.raw.substr(std::min(stopped->byte - 1, line.raw.size()));
+      for (const char* literal : {"NaN", "Infinity"})
+        if (rest.starts_with(literal)) refuse(file, place + ": " + literal + " is no finite number" + wanted);
+    }
+    refuse(file, place + ": malformed JSON (" + std::string(why) + ")" + wanted);
+  }
+  if (!object.is_object()) refuse(file, place + ": expected a JSON object, found " + object.type_name() + wanted);
+  return object;
+}
+
 template <SentenceSplitter S>
 void read_json_lines(const std::vector<text_line>& lines, const std::string& file, const std::string& name,
                      S& splitter, std::vector<document>& out) {
@@ -171,17 +192,7 @@ void read_json_lines(const std::vector<text_line>& lines, const std::string& fil
   for (const text_line& line : lines) {
     if (blank(line.raw)) continue;
     const std::string place = "line " + std::to_string(line.number);
-    nlohmann::json object;
-    try {
-      object = nlohmann::json::parse(line.raw);
-    } catch (const nlohmann::json::exception& e) {  // "[kind] parse error at line 1, column 9: why"
-      std::string_view why(e.what());
-      for (const char* head : {"] ", "at line 1, "})
-        if (const std::size_t at = why.find(head); at < 50) why.remove_prefix(at + std::strlen(head));
-      refuse(file, place + ": malformed JSON (" + std::string(why) + ")" + wanted);
-    }
-    if (!object.is_object())
-      refuse(file, place + ": expected a JSON object, found " + object.type_name() + wanted);
+    const nlohmann::json object = parse_object(line, file, wanted);
     const auto text = object.find("text");
     if (text == object.end()) refuse(file, place + ": the object has no field \"text\"" + wanted);
     if (!text->is_string())

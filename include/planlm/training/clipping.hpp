@@ -26,11 +26,11 @@ template <class A>
 struct clip_factor {
   const A* squares;
   A *norm, *factor;
-  A most;
+  A most, epsilon;
   PLANLM_HD void operator()(index_t) const {
-    const A n = std::sqrt(squares[0]);
+    const A n = std::sqrt(squares[0]), measured = n + epsilon;
     norm[0] = n;
-    factor[0] = (n > most ? most / n : A(1)) + (n - n);  // n - n is 0, or NaN if n is not finite
+    factor[0] = (measured > most ? most / measured : A(1)) + (n - n);  // n - n is 0, or NaN if n is not finite
   }
 };
 }  // namespace kernel
@@ -41,13 +41,21 @@ struct global_norm {
   scalar<B> norm, factor;
 };
 
-/// Norm and clipping factor of all `grads`, flat views (n) of any sizes. `max_norm` may be infinity: measure,
-/// never clip.
+/// The largest norm, which may be infinity: measure, never clip. `epsilon` is added to a norm before it is
+/// compared: 1e-6 in published training loops, where it leaves clipped gradients that much shorter.
+struct norm_limit {
+  double most, epsilon;
+  norm_limit(double most, double epsilon = 0) : most(most), epsilon(epsilon) {}
+};
+
+/// Norm and clipping factor of all `grads`, flat views (n) of any sizes.
 template <Backend B, std::convertible_to<const_tensor<B, 1>>... Grads>
   requires(sizeof...(Grads) > 0)
-global_norm<B> clip_global_norm(context<B>& cx, double max_norm, Grads... grads) {
-    if (!(max_norm > 0))
-      throw error("clip_global_norm: max_norm = " + std::to_string(max_norm) + ", expected above 0");
+global_norm<B> clip_global_norm(context<B>& cx, norm_limit limit, Grads... grads) {
+    if (!(limit.most > 0))
+      throw error("clip_global_norm: max_norm = " + std::to_string(limit.most) + ", expected above 0");
+    if (!(limit.epsilon >= 0))
+      throw error("clip_global_norm: epsilon = " + std::to_string(limit.epsilon) + ", expected at least 0");
     using A = typename B::accum;
     global_norm<B> result{cx.template make_of<A>(1), cx.template make_of<A>(1)};
     auto scope = cx.scope();
@@ -55,7 +63,8 @@ global_norm<B> clip_global_norm(context<B>& cx, double max_norm, Grads... grads)
     auto squares = ops::sum_of_squares<B>(cx, std::span<const const_tensor<B, 1>>(views));
     B::for_each(
         cx.queue(), 1,
-        kernel::clip_factor<A>{squares.data, result.norm.data, result.factor.data, static_cast<A>(max_norm)});
+        kernel::clip_factor<A>{squares.data, result.norm.data, result.factor.data, static_cast<A>(limit.most),
+                               static_cast<A>(limit.epsilon)});
     return result;
 }
 

@@ -165,7 +165,8 @@ class parameters {
     model.each_param(point, views);
   }
   static void draw(const parameter_spec& spec, philox random, std::vector<accum>& values) {
-    values.assign(static_cast<std::size_t>(spec.size()), spec.start == initial::ones ? accum(1) : accum(0));
+    const double start = spec.start == initial::ones ? 1 : spec.start == initial::constant ? spec.scale : 0;
+    values.assign(static_cast<std::size_t>(spec.size()), static_cast<accum>(start));
     if (spec.start == initial::normal)
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<accum>(spec.scale * random.normal(i, 0));
     if (spec.start == initial::uniform)
