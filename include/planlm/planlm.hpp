@@ -20,13 +20,18 @@
 #include <planlm/objectives/check_rewards.hpp>
 #include <planlm/objectives/detailed_balance.hpp>
 #include <planlm/objectives/flow_matching.hpp>
+#include <planlm/objectives/guided_likelihood.hpp>
+#include <planlm/objectives/listwise_preference.hpp>
 #include <planlm/objectives/log_partition_variance.hpp>
 #include <planlm/objectives/policy_balance.hpp>
 #include <planlm/objectives/policy_gradient.hpp>
 #include <planlm/objectives/policy_trajectory_balance.hpp>
 #include <planlm/objectives/relative_trajectory_balance.hpp>
+#include <planlm/objectives/reward_squash.hpp>
+#include <planlm/objectives/score_aggregation.hpp>
 #include <planlm/objectives/trajectory_balance.hpp>
 #include <planlm/ops/cross_entropy.hpp>
+#include <planlm/ops/token_objective.hpp>
 #include <planlm/planning/context_gate.hpp>
 #include <planlm/planning/label_adapter.hpp>
 #include <planlm/planning/label_mixture.hpp>
@@ -43,6 +48,7 @@
 #include <planlm/training/early_stop.hpp>
 #include <planlm/training/guidance_round.hpp>
 #include <planlm/training/guidance_schedule.hpp>
+#include <planlm/training/improvement.hpp>
 #include <planlm/training/lion.hpp>
 #include <planlm/training/low_rank.hpp>
 #include <planlm/training/parameters.hpp>
