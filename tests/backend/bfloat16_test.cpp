@@ -77,12 +77,16 @@ TEST_CASE("every operation on bfloat16 agrees with double on the same rounded in
     for (const char* model : {"look-ahead", "plan encoder", "adapters", "gated rows"})
       if (has(name, model)) return has(name, "mlp.up") ? 0.15 : has(name, " d ") ? 6e-2 : 2e-2;
     if (has(name, "rollouts d ") || has(name, "rollouts under constraints d ")) return 2e-2;
+    // Here too; and the reward head's relu, whose changes of sides a rare token's row does not average away.
+    if (has(name, "reward model")) return has(name, " d ") ? 4e-2 : 2e-2;
     // Compositions round between their steps; attention, in its plain form, rounds its scores.
     for (const char* composed : {"attention", "recompute", "stack", "sequential"})
       if (has(name, composed)) return has(name, " d") || has(name, "pullback") ? 2e-2 : 1e-2;
     // The logits, and the noisy logits, are stored before their exponentials are taken.
     if (has(name, "token loss d") || has(name, "gumbel_softmax")) return 1.2e-2;
-    if (has(name, "token policy") && (has(name, " dhidden") || has(name, " dtable"))) return 1e-2;
+    for (const char* head : {"token policy", "token objective"})
+      if (has(name, head) && (has(name, " dhidden") || has(name, " dtable"))) return 1e-2;
+    if (has(name, "preference")) return has(name, "narrow dz") ? 3e-3 : 1e-6;  // in double, but for logits that are stored
     if (name == "sum of squares" || name == "label loss") return 1e-5;  // sums stay in float
     return 3e-3;
   });

@@ -21,6 +21,7 @@
 #include "parity_adapters.hpp"
 #include "parity_look_ahead.hpp"
 #include "parity_objectives.hpp"
+#include "parity_preference_lists.hpp"
 #include "parity_reward_model.hpp"
 #include "parity_rollouts.hpp"
 #include "parity_token_objective.hpp"
@@ -83,6 +84,7 @@ class operations {
     token_policy_parity<B, Input>(cx_, out_);
     token_objective_parity<B, Input>(cx_, out_);
     reward_model_parity<B, Input>(cx_, out_);
+    preference_parity<B, Input>(cx_, out_);
     return std::move(out_);
   }
 
