@@ -1,4 +1,4 @@
-/// The machine on backend B.
+/// The machine on backend B; a trainer that asks more of a device derives its own from it, with an `Interface` that derives from machine.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -14,8 +14,9 @@
 
 namespace sampler {
 
-template <Backend B>
-class machine_on final : public machine {
+template <Backend B, class Interface = machine>
+class machine_on : public Interface {
+ protected:
   using accum = typename B::accum;
   using lm_type = transformer_lm<B>;
   using source = trainer::language_model_source<B>;
@@ -25,6 +26,8 @@ class machine_on final : public machine {
   static_assert(std::is_same_v<accum, float>, "sampler: rollouts hold float log-probabilities");
 
  public:
+  using tool = machine::tool;
+  using policy_result = machine::policy_result;
   machine_on(typename B::queue queue, const lm_sizes& s) : cx_(std::move(queue)), lm_{s} {}
 
   const lm_sizes& sizes() const override { return lm_.sizes; }
@@ -182,9 +185,9 @@ class machine_on final : public machine {
     return out;
   }
 
- private:
+ protected:
   typename context<B>::scope_guard begin(bool training = true) {
-    cx_.random = random;
+    cx_.random = this->random;
     cx_.training = training;
     return cx_.scope();
   }
@@ -195,6 +198,8 @@ class machine_on final : public machine {
       std::iota(positions_.begin() + text.offsets[s], positions_.begin() + text.offsets[s + 1], 0);
     return {ids(text.offsets), text.offsets.data(), ids(positions_)};
   }
+
+ private:
   // (live, V): the policy's log-probabilities of what comes next, under the rule.
   template <class Partial>
   std::vector<float> next_log_probabilities(const part& policy, const tokens& prompt, const std::vector<Partial>& live, const rollout_rule& rule,
@@ -246,6 +251,8 @@ class machine_on final : public machine {
     }
     if (counted > 0) out.mean_u /= double(counted), out.spread_u /= double(counted);
   }
+
+ protected:
   static trainer::part_of<B>& of(part& p) { return dynamic_cast<trainer::part_of<B>&>(p); }
   /// Both under their own norms: log Z moves at its own rate, and its gradient must not scale the policy's.
   step_result update(part& main, part* flows, double loss, index_t tokens, const rates& r) {
@@ -262,6 +269,8 @@ class machine_on final : public machine {
 
   context<B> cx_;
   lm_type lm_;
+
+ private:
   std::vector<int> positions_;
 };
 
