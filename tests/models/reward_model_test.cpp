@@ -248,7 +248,7 @@ TEST_CASE("fact F18: logits for use leave no gradient and no memory, and have th
   CHECK(next.data - z.data < 64);
 }
 
-TEST_CASE("a reward model learns an order of generations, with the same bits in every run and for any number of threads") {
+TEST_CASE("fact F28: a reward model learns an order of generations, with the same bits in every run and for any number of threads") {
   using F = cpu<float>;
   const auto train = [](int threads) {
     context<F> cx{F::queue(threads)};

@@ -457,7 +457,7 @@ TEST_CASE("the mixture is reward-weighted likelihood of the references plus what
   CHECK_THROWS_WITH(guided_mixture{}.weights(cx, b.view(cx), 5), "guided_mixture: 5 references among 4 sequences");
 }
 
-TEST_CASE("guided objectives give the same bits with 1, 2 and 3 threads, and the float ones are near the double ones") {
+TEST_CASE("F28: guided objectives give the same bits with 1, 2 and 3 threads, and the float ones are near the double ones") {
   using F = cpu<float>;
   const batch b = random_batch({40, 33, 64, 1, 17}, 301);
   const std::vector<float> narrow(b.logits.begin(), b.logits.end());

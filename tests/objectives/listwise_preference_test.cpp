@@ -41,7 +41,7 @@ std::pair<double, numbers> by_definition(const numbers& e, const numbers& y) {
 }
 }  // namespace
 
-TEST_CASE("the loss of lists has the published value and gradient, also with the published epsilon") {
+TEST_CASE("A05: the loss of lists has the published value and gradient, also with the published epsilon") {
   const auto& c = preference_golden("A05_listmle");
   const numbers e = flattened(c.at("e")), y = flattened(c.at("true_score"));
   const auto [loss, de] = rank(e, y, 4);
@@ -53,7 +53,7 @@ TEST_CASE("the loss of lists has the published value and gradient, also with the
   CHECK(gap(near, de) > 1e-11);
 }
 
-TEST_CASE("F7: two places are a comparison of two, softplus of the worse minus the better, however far they are apart") {
+TEST_CASE("A06, F7: two places are a comparison of two, softplus of the worse minus the better, however far they are apart") {
   const auto& c = preference_golden("A06_listmle_pairwise");
   const auto [published, dpublished] = rank(flattened(c.at("e")), {1, 0}, 2);
   CHECK(std::abs(published - c.at("expected").at("softplus").get<double>()) < 1e-15);
@@ -67,7 +67,7 @@ TEST_CASE("F7: two places are a comparison of two, softplus of the worse minus t
   }
 }
 
-TEST_CASE("F3: equal scores make a loss of ln K!, the first one of a head that starts with one logit everywhere") {
+TEST_CASE("A07, F3: equal scores make a loss of ln K!, the first one of a head that starts with one logit everywhere") {
   const auto& c = preference_golden("A07_listmle_uniform");
   for (std::size_t i = 0; i < c.at("K").size(); ++i) {
     const int k = c.at("K").at(i).get<int>();
@@ -87,7 +87,7 @@ TEST_CASE("F3: equal scores make a loss of ln K!, the first one of a head that s
   });
 }
 
-TEST_CASE("ties go by their numbers, then by place, and both orders have the published losses") {
+TEST_CASE("A08: ties go by their numbers, then by place, and both orders have the published losses") {
   const auto& c = preference_golden("A08_listmle_ties");
   const numbers e = flattened(c.at("e")), y = flattened(c.at("true_score"));
   const double first = c.at("expected").at("loss_01").get<double>(), second = c.at("expected").at("loss_10").get<double>();
@@ -110,7 +110,7 @@ TEST_CASE("shuffled ties are the same for the same seed and put either of two fi
   CHECK(shuffled_ties(philox{}, {}).empty());
 }
 
-TEST_CASE("from logits to loss and back every aggregation has the published numbers, and nothing of the padding") {
+TEST_CASE("A09, F14: from logits to loss and back every aggregation has the published numbers, and nothing of the NaN in the padding") {
   const auto& c = preference_golden("A09_guidance_end_to_end");
   for_each_aggregation([&](const auto& f, const std::string& name) {
     CAPTURE(name);

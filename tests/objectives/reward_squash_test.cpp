@@ -17,7 +17,7 @@ std::pair<std::vector<typename C::accum>, std::vector<typename C::accum>> throug
 }
 }  // namespace
 
-TEST_CASE("both squashes have the published values and slopes") {
+TEST_CASE("A01, A02: both squashes have the published values and slopes") {
   for (const char* name : {"A01_reward_squash_softplus", "A02_reward_squash_sigmoid"}) {
     CAPTURE(name);
     const auto& c = preference_golden(name);
@@ -61,7 +61,7 @@ TEST_CASE("F2: slopes lie between 0 and 1 and are finite in float at logits of 3
   check(sigmoid_reward{});
 }
 
-TEST_CASE("rewards behind a small network have the published gradients of its last layer") {
+TEST_CASE("A19: rewards behind a small network have the published gradients of its last layer") {
   const auto& c = preference_golden("A19_reward_head_mlp");
   const auto& expected = c.at("expected");
   const auto [r, dz] = through(soft_clipped_reward{}, expected.at("z").get<numbers>());

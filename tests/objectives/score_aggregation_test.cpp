@@ -31,7 +31,7 @@ double total(const numbers& v) {
 }
 }  // namespace
 
-TEST_CASE("every aggregation has the published scores and gradients, padded as packed, lists of rows that follow each other") {
+TEST_CASE("A03, F15: every aggregation has the published scores and gradients, padded as packed, lists of rows that follow each other") {
   const auto& c = preference_golden("A03_aggregate");  // F15: rows are (list, place); taken the other way round the scores differ
   const numbers upstream = flattened(c.at("c"));
   for (const double beta : {2.0, 0.5})
@@ -56,7 +56,7 @@ TEST_CASE("every aggregation has the published scores and gradients, padded as p
   CHECK(gap(scores(turned, no_squash{}, aggregation::average{}).first, flattened(c.at("expected").at("avg").at("e"))) > 0.1);
 }
 
-TEST_CASE("F11: scores of a constant reward have the published offsets of beta ln n, which the option takes away") {
+TEST_CASE("A04, F11: scores of a constant reward have the published offsets of beta ln n, which the option takes away") {
   const auto& c = preference_golden("A04_aggregate_constant_reward_identity");
   const double r = c.at("r").get<double>(), beta = c.at("beta").get<double>();
   for (const auto& length : c.at("lengths")) {
@@ -73,7 +73,7 @@ TEST_CASE("F11: scores of a constant reward have the published offsets of beta l
   }
 }
 
-TEST_CASE("soft aggregations have the published weights, nearly equal at beta 2, all on one token at small beta") {
+TEST_CASE("A21: soft aggregations have the published weights, nearly equal at beta 2, all on one token at small beta") {
   const auto& c = preference_golden("A21_soft_agg_gradient_weights");
   const numbers r = c.at("r").get<numbers>();
   const auto [top, high] = alone(aggregation::soft_max{2}, r);

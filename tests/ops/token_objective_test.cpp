@@ -254,7 +254,7 @@ TEST_CASE("by hand: a weight, an entropy, and both") {
   CHECK(std::abs(cx.read_one(even.total) - (std::log(4) + std::log(8) + std::log(1.6)) / 2 + 0.75 * e) < 1e-15);
 }
 
-TEST_CASE("what a mask covers is not read: NaN there changes no bit, and its gradient is 0") {
+TEST_CASE("F14: what a mask covers is not read: NaN there changes no bit, and its gradient is 0") {
   using B = cpu<double>;
   for (const double floor : {0.0, 1e-8}) {
     const problem p = make_problem(40, 1, 11, floor);
@@ -304,7 +304,7 @@ TEST_CASE("a token that is excluded costs infinity unless it weighs nothing, and
         std::vector<double>(free.gradient.begin(), free.gradient.begin() + 3));
 }
 
-TEST_CASE("a frozen table changes no bit, threads change none, and a second run changes none") {
+TEST_CASE("F28: a frozen table changes no bit, threads change none, and a second run changes none") {
   const problem p = make_problem(700, 48, 301);
   const auto one = fused<float>(p), frozen = fused<float>(p, true);
   CHECK(frozen.total == one.total);
