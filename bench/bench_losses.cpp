@@ -42,10 +42,9 @@ std::vector<float> hashed(index_t count, std::uint32_t number, double scale, dou
     v[i] = static_cast<float>(offset + (double(hash(i, number)) / 4294967296.0 - 0.5) * scale);
   return v;
 }
-template <class V>
-double norm(context<B>& cx, const V& of) {
+double norm(const std::vector<float>& v) {
   double sum = 0;
-  for (const float g : cx.read(of)) sum += double(g) * double(g);
+  for (const float g : v) sum += double(g) * double(g);
   return std::sqrt(sum);
 }
 
@@ -73,7 +72,7 @@ void measure(benchmark::State& state, const Loss& loss) {
   auto scope = o.cx.scope();
   const auto l = loss(o.cx, o.terms(), o.log_z());
   state.counters["loss"] = double(o.cx.read_one(l.total));
-  state.counters["gradient"] = norm(o.cx, l.dtaken);
+  state.counters["gradient"] = norm(o.cx.read(l.dtaken));
   state.counters["actions/s"] = benchmark::Counter(double(o.rows * o.length), benchmark::Counter::kIsIterationInvariantRate);
 }
 
@@ -130,7 +129,7 @@ void listwise(benchmark::State& state, const Aggregation& aggregate) {
   auto scope = o.cx.scope();
   const auto l = loss(o.cx, o.logits(), o.lists());
   state.counters["loss"] = double(o.cx.read_one(l.total));
-  state.counters["gradient"] = norm(o.cx, l.dz);
+  state.counters["gradient"] = norm(o.cx.read(l.dz));
   state.counters["tokens/s"] = benchmark::Counter(double(o.z.size()), benchmark::Counter::kIsIterationInvariantRate);
 }
 void listwise_preference_average(benchmark::State& state) { listwise(state, aggregation::average{}); }
@@ -162,8 +161,8 @@ void token_objective(benchmark::State& state) {
   auto scope = cx.scope();
   const auto l = run();
   state.counters["loss"] = double(cx.read_one(l.total));
-  state.counters["gradient"] = norm(cx, l.gradient);
-  state.counters["table_gradient"] = norm(cx, tensor<B>{dtable.data(), vocabulary, width});
+  state.counters["gradient"] = norm(cx.read(l.gradient));
+  state.counters["table_gradient"] = norm(dtable);
   state.counters["arena_bytes"] = double(cx.memory().peak_bytes());
   state.counters["FLOP/s"] = benchmark::Counter(6.0 * double(rows) * double(width) * double(vocabulary),
                                                 benchmark::Counter::kIsIterationInvariantRate);
