@@ -147,7 +147,8 @@ std::string about_pilot(const recovery_options& o, const trainer::common_options
   if (c.seeds > 1)
     words += "; in or out of our 95 % interval. It has an interval of its own: of means over five seeds of the same thing about one in eight is "
              "out, and rows of a table share their seeds";
-  return words + ". What it leaves open was decided here.";
+  return words + ". What it leaves open was decided here; of the loop, the share of pairs that have a bonus and guidance's rate were chosen so that "
+                 "its delayed rewards at large alpha and its entropies come out.";
 }
 
 void write_page(const run_folder& folder, const trainer::run_book& book, const recovery_options& o, const trainer::common_options& c) {
