@@ -23,7 +23,18 @@ namespace train_token_guidance {
 namespace {
 
 // What draws are for: each has its own numbers. Streams below 32 * 2^16 are those of the shared parts.
-enum purpose : std::uint32_t { of_passages = 40, of_base, of_cued, of_order, of_policy, of_reward, of_validation, of_written, of_watched, of_judged };
+enum purpose : std::uint32_t {
+  of_passages = 40,
+  of_base,
+  of_cued,
+  of_order,
+  of_policy,
+  of_reward,
+  of_validation,
+  of_written,
+  of_watched,
+  of_judged
+};
 philox draws(int seed, purpose what) {
   return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16};
 }
@@ -41,15 +52,22 @@ const std::vector<method>& known_methods() {
       {"base", "the base model as it is: behind a cue it learnt to write any sentence of the passage", false},
       {"likelihood", "fine-tuned on key sentences: mean negative log-likelihood over the tokens of a batch"},
       {"likelihood-per-sequence",
-       "the same as a mean over key sentences of their means, which is what reward weights give where all rewards are alike",
-       true, false, "", {.normaliser = token_normaliser::sequence_tokens}},
-      {"reward-weighted", "tokens of a key sentence weigh what a reward model gives them, which learns from lists of the policy's own texts, "
-                          "ordered by METEOR", true, true, "", weighted},
+       "the same as a mean over key sentences of their means, which is what reward weights give where all "
+       "rewards are alike",
+       true,
+       false,
+       "",
+       {.normaliser = token_normaliser::sequence_tokens}},
+      {"reward-weighted",
+       "tokens of a key sentence weigh what a reward model gives them, which learns from lists of the "
+       "policy's own texts, "
+       "ordered by METEOR",
+       true, true, "", weighted},
       {"reward-weighted-min", "the same, rewards aggregated by a soft minimum", true, true, "min", weighted},
       {"reward-weighted-max", "the same, rewards aggregated by a soft maximum", true, true, "max", weighted},
       {"reward-weighted-sum", "the same, rewards summed", true, true, "sum", weighted},
-      {"reward-weighted-to-go", "as reward-weighted, each token weighing what it and all behind it are given", true, true, "",
-       guided_likelihood::reward_weighted(token_credit::to_go)}};
+      {"reward-weighted-to-go", "as reward-weighted, each token weighing what it and all behind it are given",
+       true, true, "", guided_likelihood::reward_weighted(token_credit::to_go)}};
   return all;
 }
 const method& method_named(const std::string& name) {
@@ -58,11 +76,19 @@ const method& method_named(const std::string& name) {
   throw error("there is no method '" + name + "'");
 }
 
-const std::vector<trainer::score_column> columns{
-    {"rouge_1", "R-1", 2},          {"rouge_2", "R-2", 2},       {"rouge_l", "R-L", 2},           {"meteor", "METEOR", 2},
-    {"drawn_rouge_l", "drawn R-L", 2}, {"exact", "exact %", 1},     {"nats", "nats", 3},             {"length", "words", 1},
-    {"accuracy", "pairs", 3},       {"reward_key", "r key", 3},  {"reward_drawn", "r drawn", 3},  {"calls", "calls", 0},
-    {"seconds", "seconds", 0}};
+const std::vector<trainer::score_column> columns{{"rouge_1", "R-1", 2},
+                                                 {"rouge_2", "R-2", 2},
+                                                 {"rouge_l", "R-L", 2},
+                                                 {"meteor", "METEOR", 2},
+                                                 {"drawn_rouge_l", "drawn R-L", 2},
+                                                 {"exact", "exact %", 1},
+                                                 {"nats", "nats", 3},
+                                                 {"length", "words", 1},
+                                                 {"accuracy", "pairs", 3},
+                                                 {"reward_key", "r key", 3},
+                                                 {"reward_drawn", "r drawn", 3},
+                                                 {"calls", "calls", 0},
+                                                 {"seconds", "seconds", 0}};
 
 /// What all seeds share.
 struct material {
@@ -72,8 +98,8 @@ struct material {
 
 class summary_run {
  public:
-  summary_run(const summary_options& o, const task& t, const material& m, guidance_machine& device, trainer::run& run,
-              const part& base, int seed)
+  summary_run(const summary_options& o, const task& t, const material& m, guidance_machine& device,
+              trainer::run& run, const part& base, int seed)
       : o_(o), task_(t), material_(m), device_(device), run_(run), base_(base), seed_(seed) {
     const sampler::language& l = m.text;
     rule_.stop = l.stop();
@@ -86,7 +112,8 @@ class summary_run {
 
   trainer::outcome learn(const method& m) {
     const auto begin = std::chrono::steady_clock::now();
-    const bool there = std::filesystem::exists(run_.file("seed-" + std::to_string(seed_) + "." + m.name + ".safetensors"));
+    const bool there =
+        std::filesystem::exists(run_.file("seed-" + std::to_string(seed_) + "." + m.name + ".safetensors"));
     std::unique_ptr<part> policy, reward;
     if (m.tuned) policy = start();
     const guidance_rule rule = rule_of(m);
@@ -129,16 +156,21 @@ class summary_run {
     g.updates = o_.updates;
     g.rule = rule;
     g.schedule = guidance_schedule::for_share(o_.updates, o_.retrain_every, o_.retrain_share);
-    // As the published summarization: a round is short, validated once at its end, and leaves its last weights.
-    g.round = {.steps = o_.reward_steps, .validate_every = o_.reward_steps, .rate = task_.guidance.rate,
-               .clip = {task_.guidance.clip, 1e-6}, .leaves = guidance_weights::last};
+    // As the published summarization: a round is short, validated once at its end, and leaves its last
+    // weights.
+    g.round = {.steps = o_.reward_steps,
+               .validate_every = o_.reward_steps,
+               .rate = task_.guidance.rate,
+               .clip = {task_.guidance.clip, 1e-6},
+               .leaves = guidance_weights::last};
     if (reward) {
       g.lists = [&](const guidance_moment& at) {
         std::vector<int> chosen;
         for (int i = 0; i < o_.lists; ++i)
-          chosen.push_back(static_cast<int>(
-              at.random.below(static_cast<std::uint32_t>(passages.size()), static_cast<std::uint64_t>(i), 0)));
-        const ranked_generations lists = lists_of(policy, passages, chosen, at.random.with_stream(at.random.stream + 1));
+          chosen.push_back(static_cast<int>(at.random.below(static_cast<std::uint32_t>(passages.size()),
+                                                            static_cast<std::uint64_t>(i), 0)));
+        const ranked_generations lists =
+            lists_of(policy, passages, chosen, at.random.with_stream(at.random.stream + 1));
         count(m.name, "training", at.round * o_.reward_steps + at.step + at.update, lists);
         return lists;
       };
@@ -166,13 +198,17 @@ class summary_run {
         const summary_score s = score(texts[static_cast<std::size_t>(i)], some, i);
         for (const score_name& one : summary_scores) sum.*one.of += s.*one.of / some.size();
       }
-      return {{"nats", nats(policy, some)}, {"rouge_1", sum.rouge_1}, {"rouge_l", sum.rouge_l}, {"meteor", sum.meteor}};
+      return {{"nats", nats(policy, some)},
+              {"rouge_1", sum.rouge_1},
+              {"rouge_l", sum.rouge_l},
+              {"meteor", sum.meteor}};
     };
     g.observe_every = std::max(1, o_.updates / 5);
     tune_guided(device_, run_, policy, reward, g);
   }
 
-  /// The passages of an update: all of them in an order, then all of them in another; the same for every method.
+  /// The passages of an update: all of them in an order, then all of them in another; the same for every
+  /// method.
   std::vector<int> batch_of(index_t update) {
     std::vector<int> batch;
     const index_t n = material_.trained.size();
@@ -195,7 +231,8 @@ class summary_run {
   }
 
   /// A list for each passage: texts of the policy, ordered by METEOR against the key sentence.
-  ranked_generations lists_of(const part& policy, const passage_set& passages, const std::vector<int>& chosen, philox random) {
+  ranked_generations lists_of(const part& policy, const passage_set& passages, const std::vector<int>& chosen,
+                              philox random) {
     std::vector<tokens> prompts;
     for (const int i : chosen) prompts.push_back(passages.prompt(i));
     const auto texts = sampler::write_texts(device_, policy, prompts, o_.candidates, rule_, random);
@@ -211,14 +248,16 @@ class summary_run {
     return lists;
   }
   /// Texts that the true score was asked for. Said again after a stop, the last word counts.
-  void count(const std::string& name, const std::string& what, index_t place, const ranked_generations& lists) {
+  void count(const std::string& name, const std::string& what, index_t place,
+             const ranked_generations& lists) {
     run_.observe(seed_, name, place, "calls", {{what, double(lists.score.size())}});
   }
   double counted(const std::string& name) const {
     double sum = 0;
     for (const char* what : {"calls/training", "calls/validation"})
       for (const run_curve& c : run_curves(run_.file("metrics.jsonl"), what))
-        if (c.seed == seed_ && c.stage == name) sum = std::accumulate(c.points.y.begin(), c.points.y.end(), sum);
+        if (c.seed == seed_ && c.stage == name)
+          sum = std::accumulate(c.points.y.begin(), c.points.y.end(), sum);
     return sum;
   }
 
@@ -253,7 +292,8 @@ class summary_run {
   void judge(const part& policy, trainer::outcome& result) {
     const passage_set& passages = material_.judged;
     std::vector<std::string> texts;
-    for (const written& z : write(policy, passages, true, draws(seed_, of_written))) texts.push_back(material_.text.decode(z.actions));
+    for (const written& z : write(policy, passages, true, draws(seed_, of_written)))
+      texts.push_back(material_.text.decode(z.actions));
     keep(texts, result);
     result.values["nats"] = nats(policy, passages);
     const auto drawn = write(policy, passages, false, draws(seed_, of_written));
@@ -276,19 +316,23 @@ class summary_run {
       for (const score_name& one : summary_scores) v[one.value] += all.score.back().*one.of / passages.size();
       v["exact"] += (words == reference ? 100.0 : 0.0) / passages.size();
       v["length"] += double(words.size()) / passages.size();
-      if (i < shown) result.samples.push_back({passages.text(i) + "  [key sentence: " + passages.key_text(i) + "]", text});
+      if (i < shown)
+        result.samples.push_back({passages.text(i) + "  [key sentence: " + passages.key_text(i) + "]", text});
     }
     write_scores(scores_file(result.method), all);
   }
-  /// On passages that neither model has seen: how often lists are ordered as METEOR orders them, and what tokens are given.
-  void judge_rewards(const part& policy, const part& reward, const guidance_rule& rule, trainer::outcome& result) {
+  /// On passages that neither model has seen: how often lists are ordered as METEOR orders them, and what
+  /// tokens are given.
+  void judge_rewards(const part& policy, const part& reward, const guidance_rule& rule,
+                     trainer::outcome& result) {
     const passage_set& passages = material_.judged;
     const std::vector<int> all = everything(passages);
     constexpr std::size_t at_once = 32;
     double pairs = 0, right = 0, key = 0, drawn = 0, keys = 0, drawns = 0;
     for (std::size_t i = 0; i < all.size(); i += at_once) {
-      const std::vector<int> some(all.begin() + static_cast<std::ptrdiff_t>(i),
-                                  all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), i + at_once)));
+      const std::vector<int> some(
+          all.begin() + static_cast<std::ptrdiff_t>(i),
+          all.begin() + static_cast<std::ptrdiff_t>(std::min(all.size(), i + at_once)));
       const ranked_generations lists =
           lists_of(policy, passages, some, draws(seed_, of_judged).at_step(static_cast<std::uint32_t>(i)));
       const ranking_result r = device_.rank(reward, lists, rule);
@@ -296,7 +340,8 @@ class summary_run {
       packed_generations references(device_.sizes());
       for (const int p : some) references.add(passages.prompt(p), passages.key(p));
       for (const float f : device_.token_rewards(reward, references, rule)) key += double(f), keys += 1;
-      for (const float f : device_.token_rewards(reward, lists.generations, rule)) drawn += double(f), drawns += 1;
+      for (const float f : device_.token_rewards(reward, lists.generations, rule))
+        drawn += double(f), drawns += 1;
     }
     result.values["accuracy"] = pairs > 0 ? right / pairs : NAN;
     result.values["reward_key"] = key / keys;
@@ -317,39 +362,72 @@ class summary_run {
   std::vector<int> order_;
 };
 
-passage_set passages_of(const sampler::language& l, const std::vector<int>& documents, const summary_options& o,
-                        const shared_options& s, int most, const char* which) {
-  const passage_shape shape{o.sentences, o.shortest, o.longest, s.base.length, o.key == "left-in"};
+passage_shape shape_of(const summary_options& o, const shared_options& s) {
+  return {o.sentences, o.shortest, o.longest, s.base.length, o.key == "left-in"};
+}
+passage_set passages_of(const sampler::language& l, const std::vector<int>& documents,
+                        const summary_options& o, const shared_options& s, int most, const char* which) {
+  const passage_shape shape = shape_of(o, s);
   passage_set set(l, shape, find_passages(l, documents, shape, most, draws(0, of_passages)));
   if (set.size() < 2)
-    throw input_error(l.description + ": the " + which + " documents have " + std::to_string(set.size()) + " passages of " +
-                      std::to_string(o.sentences) + " sentences of " + std::to_string(o.shortest) + " to " + std::to_string(o.longest) +
-                      " tokens that fit --length " + std::to_string(s.base.length) +
-                      ", expected at least 2; give a longer text, fewer --sentences, or raise --longest and --length");
+    throw input_error(
+        l.description + ": the " + which + " documents have " + std::to_string(set.size()) + " passages of " +
+        std::to_string(o.sentences) + " sentences of " + std::to_string(o.shortest) + " to " +
+        std::to_string(o.longest) + " tokens that fit --length " + std::to_string(s.base.length) +
+        ", expected at least 2; give a longer text, fewer --sentences, or raise --longest and --length");
   return set;
 }
 
-/// Lines of the base model's training: running text, and passages with any of their sentences behind the cue.
-packed_text base_batch(const sampler::passages& running, const passage_set& passages, int count, int cued, index_t step) {
-  const auto at = static_cast<std::uint32_t>(step);
-  packed_text text;
-  if (count > cued) text = running.batch(count - cued, draws(0, of_base).at_step(at));
-  const philox random = draws(0, of_cued).at_step(at);
-  for (int b = 0; b < cued; ++b) {
-    const auto row = static_cast<std::uint64_t>(b);
-    const int i = static_cast<int>(random.below(static_cast<std::uint32_t>(passages.size()), row, 0));
-    text.add(passages.line(i, static_cast<int>(random.below(static_cast<std::uint32_t>(passages.sentences()), row, 1))).first);
+/// What the base model is trained on: running text, and passages with any of their sentences behind the cue.
+/// To find again what was read is learnt from short passages first, so there are some of every number of
+/// sentences. Of lines with a cue it is the answer alone that is learnt: a few tokens among many would be
+/// learnt late.
+class base_text {
+ public:
+  base_text(const sampler::language& l, const passage_shape& shape, index_t length)
+      : running_(l, l.split.train, length) {
+    for (int n = shape.key_left_in ? 1 : 2; n <= shape.sentences; ++n) {
+      passage_shape few = shape;
+      few.sentences = n;
+      passages_.emplace_back(l, few, find_passages(l, l.split.train, few, 1 << 20, draws(0, of_passages)));
+    }
   }
-  return text;
-}
+  packed_text batch(int count, int cued, index_t step) const {
+    const auto at = static_cast<std::uint32_t>(step);
+    packed_text text;
+    if (count > cued) text = running_.batch(count - cued, draws(0, of_base).at_step(at));
+    const philox random = draws(0, of_cued).at_step(at);
+    for (int b = 0; b < cued; ++b) {
+      const auto draw = [&](std::size_t choices, std::uint32_t what) {
+        return random.below(static_cast<std::uint32_t>(choices), static_cast<std::uint64_t>(b), what);
+      };
+      const passage_set& from = passages_[draw(passages_.size(), 0)];
+      const auto i = static_cast<int>(draw(static_cast<std::size_t>(from.size()), 1));
+      const auto [line, first] =
+          from.line(i, static_cast<int>(draw(static_cast<std::size_t>(from.shape().sentences), 2)));
+      text.add(line, first);
+    }
+    return text;
+  }
+
+ private:
+  sampler::passages running_;
+  std::vector<passage_set> passages_;  // of one sentence, of two, ...
+};
 
 /// Differences of methods, each with an interval over seeds and one over documents.
-trainer::table_rows differences(const trainer::run_book& book, const trainer::common_options& common,
-                                const std::vector<std::string>& methods,
-                                const std::function<std::filesystem::path(const std::string&, int)>& scores_file) {
-  trainer::table_rows t{{{"difference", text_table::left}, {"score", text_table::left}, {"over seeds", text_table::right},
-                         {"over documents", text_table::right}}, {}};
-  const auto has = [&](const std::string& name) { return std::find(methods.begin(), methods.end(), name) != methods.end(); };
+trainer::table_rows differences(
+    const trainer::run_book& book, const trainer::common_options& common,
+    const std::vector<std::string>& methods,
+    const std::function<std::filesystem::path(const std::string&, int)>& scores_file) {
+  trainer::table_rows t{{{"difference", text_table::left},
+                         {"score", text_table::left},
+                         {"over seeds", text_table::right},
+                         {"over documents", text_table::right}},
+                        {}};
+  const auto has = [&](const std::string& name) {
+    return std::find(methods.begin(), methods.end(), name) != methods.end();
+  };
   const auto scores = [&](const std::string& name) {
     std::vector<scored_texts> all;
     for (int seed = common.first_seed; seed < common.first_seed + common.seeds; ++seed)
@@ -365,7 +443,8 @@ trainer::table_rows differences(const trainer::run_book& book, const trainer::co
       if (a.empty() || a.size() != b.size()) continue;
       for (const score_name& s : summary_scores) {
         const interval_estimate over = difference_over_documents(a, b, s.of);
-        t.rows.push_back({name + " - " + against, s.title, book.difference(name, against, {s.value, s.title, 2}, common),
+        t.rows.push_back({name + " - " + against, s.title,
+                          book.difference(name, against, {s.value, s.title, 2}, common),
                           with_interval(over.value, over.lower, over.upper, 2)});
       }
     }
@@ -375,21 +454,25 @@ trainer::table_rows differences(const trainer::run_book& book, const trainer::co
 }  // namespace
 
 void summary_options::add(trainer::flags& f, shared_options& s) {
-  s.base = {.layers = 2, .width = 128, .heads = 4, .length = 144, .steps = 1500, .batch = 24, .rate = 2e-3};
+  s.text.vocabulary = 1024;
+  s.base = {.layers = 2, .width = 128, .heads = 4, .length = 128, .steps = 2500, .batch = 32, .rate = 3e-3};
   for (const method& m : known_methods()) methods.emplace_back(m.name);
   s.text.add(f);
   s.base.add(f);
   s.guidance.add(f);
   f.list("--methods", methods, "rows of the table", std::vector<std::string>(methods));
   f.choice("--key", key, "where the key sentence is while the passage is read", {"left-in", "taken-out"});
-  f.choice("--judged", judged, "documents that the table is about; validation to choose settings by", {"test", "validation"});
+  f.choice("--judged", judged, "documents that the table is about; validation to choose settings by",
+           {"test", "validation"});
   f.whole("--sentences", sentences, "of a passage", 2);
   f.whole("--shortest", shortest, "tokens of a passage's sentence");
   f.whole("--longest", longest, "tokens of a passage's sentence");
   f.whole("--passages", passages, "to train on, at most", 2);
   f.whole("--tested", tested, "passages of the table, at most", 2);
-  f.whole("--watched", watched, "validation passages of the curves and of the reward model's validation, at most", 2);
-  f.share("--cued", cued, "share of the base model's lines that are a passage, a cue and any of its sentences");
+  f.whole("--watched", watched,
+          "validation passages of the curves and of the reward model's validation, at most", 2);
+  f.share("--cued", cued,
+          "share of the base model's lines that are a passage, a cue and any of its sentences");
   f.whole("--updates", updates, "of the policy, for every method");
   f.whole("--batch", batch, "passages of an update");
   f.whole("--rank", rank, "of low-rank factors; 0: all weights of a copy of the base model are trained", 0);
@@ -404,19 +487,22 @@ void summary_options::add(trainer::flags& f, shared_options& s) {
 void summary_options::check(const shared_options& s) const {
   s.base.check();
   if (shortest > longest)
-    throw input_error("--shortest " + std::to_string(shortest) + " is above --longest " + std::to_string(longest));
+    throw input_error("--shortest " + std::to_string(shortest) + " is above --longest " +
+                      std::to_string(longest));
   if (const int least = 3 + longest + sentences * (shortest + 1); s.base.length < least)
-    throw input_error("--length " + std::to_string(s.base.length) + " is too little for " + std::to_string(sentences) +
-                      " sentences of " + std::to_string(shortest) + " tokens or more, a cue and a key sentence of up to " +
-                      std::to_string(longest) + "; give at least " + std::to_string(least));
+    throw input_error("--length " + std::to_string(s.base.length) + " is too little for " +
+                      std::to_string(sentences) + " sentences of " + std::to_string(shortest) +
+                      " tokens or more, a cue and a key sentence of up to " + std::to_string(longest) +
+                      "; give at least " + std::to_string(least));
 }
 
 void run_summary(const summary_options& o, const task& t) {
   const sampler::language l = sampler::read_language(t.text);
   const bool test = o.judged == "test";
-  const material m{l, passages_of(l, l.split.train, o, t, o.passages, "training"),
-                   passages_of(l, test ? l.split.test : l.split.valid, o, t, o.tested, test ? "test" : "validation"),
-                   passages_of(l, l.split.valid, o, t, o.watched, "validation")};
+  const material m{
+      l, passages_of(l, l.split.train, o, t, o.passages, "training"),
+      passages_of(l, test ? l.split.test : l.split.valid, o, t, o.tested, test ? "test" : "validation"),
+      passages_of(l, l.split.valid, o, t, o.watched, "validation")};
   auto settings = t.settings;
   settings.emplace_back("text", std::to_string(l.fingerprint));
   trainer::run_book book(t.folder, "train_token_guidance", settings, t.command);
@@ -424,15 +510,16 @@ void run_summary(const summary_options& o, const task& t) {
   const auto device = make_guidance_machine(t.base.device, t.base.sizes(l.size() + 1), t.common.threads);
   trainer::run run(device->random, t.folder, t.interrupt);
   run.identify(book.identity());
-  const sampler::passages running(l, l.split.train, t.base.length), held_out(l, l.split.valid, t.base.length);
+  const base_text text(l, shape_of(o, t), t.base.length);
+  const sampler::passages held_out(l, l.split.valid, t.base.length);
   const int cued = static_cast<int>(std::lround(o.cued * t.base.batch));
-  const auto base = sampler::base_model(*device, run, t.base, [&](index_t s) {
-    return base_batch(running, m.trained, t.base.batch, cued, s);
-  });
-  const std::string corpus =
-      l.description + "; the base model needs " + with_digits(nats_per_token(*device, *base, held_out.all(400)), 3) +
-      " nats per token of validation documents; " + std::to_string(m.trained.size()) + " passages to train on, " +
-      std::to_string(m.judged.size()) + " of " + o.judged + " documents to judge by";
+  const auto base =
+      sampler::base_model(*device, run, t.base, [&](index_t s) { return text.batch(t.base.batch, cued, s); });
+  const std::string corpus = l.description + "; the base model needs " +
+                             with_digits(nats_per_token(*device, *base, held_out.all(400)), 3) +
+                             " nats per token of validation documents; " + std::to_string(m.trained.size()) +
+                             " passages to train on, " + std::to_string(m.judged.size()) + " of " + o.judged +
+                             " documents to judge by";
   std::cerr << corpus << '\n';
 
   std::vector<trainer::method_about> methods;
@@ -442,31 +529,53 @@ void run_summary(const summary_options& o, const task& t) {
   };
   const std::string caption =
       "Written greedily for " + std::to_string(m.judged.size()) + " passages of " + o.judged +
-      " documents; ROUGE (F) and METEOR of equal words times 100; drawn: by sampling; exact: the key sentence word for word; nats per "
-      "token of the key sentence; pairs: of three texts, those that the reward model orders as METEOR does; r: mean reward of tokens of "
+      " documents; ROUGE (F) and METEOR of equal words times 100; drawn: by sampling; exact: the key "
+      "sentence word for word; nats per "
+      "token of the key sentence; pairs: of three texts, those that the reward model orders as METEOR does; "
+      "r: mean reward of tokens of "
       "key sentences and of drawn texts; calls: texts that METEOR was asked about in training.";
-  const std::string lead =
-      "A policy reads " + std::to_string(o.sentences) + " sentences and writes the one that has most in common with the others. "
-      "A reward model learns from texts of the policy what single tokens are worth, and its rewards weigh the tokens of the key sentences "
-      "that the policy is trained on. All rows start from one base model, take the same updates on the same passages in the same order. "
-      "Rewards are aggregated by " + t.guidance.about() + " where a row says nothing else.";
+  const std::string lead = "A policy reads " + std::to_string(o.sentences) +
+                           " sentences and writes the one that has most in common with the others. "
+                           "A reward model learns from texts of the policy what single tokens are worth, and "
+                           "its rewards weigh the tokens of the key sentences "
+                           "that the policy is trained on. All rows start from one base model, take the same "
+                           "updates on the same passages in the same order. "
+                           "Rewards are aggregated by " +
+                           t.guidance.about() + " where a row says nothing else.";
   const auto page = [&] {
-    trainer::page_words words{"The key sentence of a passage", lead, corpus, methods, columns, caption,
-                              {{"score/rouge_l", {.title = "ROUGE-L", .caption = "Of texts for validation passages, written greedily.",
-                                                  .x_title = "update", .y_title = "times 100"}},
-                               {"score/nats", {.title = "Nats per token", .caption = "Of the key sentences of validation passages.",
-                                               .x_title = "update", .y_title = "nats"}},
-                               {"guidance/accuracy", {.title = "Pairs ordered as METEOR orders them",
-                                                      .caption = "By the reward model, of validation passages at the end of each round.",
-                                                      .x_title = "update", .y_title = "share"}}}};
+    trainer::page_words words{
+        "The key sentence of a passage",
+        lead,
+        corpus,
+        methods,
+        columns,
+        caption,
+        {{"score/rouge_l",
+          {.title = "ROUGE-L",
+           .caption = "Of texts for validation passages, written greedily.",
+           .x_title = "update",
+           .y_title = "times 100"}},
+         {"score/nats",
+          {.title = "Nats per token",
+           .caption = "Of the key sentences of validation passages.",
+           .x_title = "update",
+           .y_title = "nats"}},
+         {"guidance/accuracy",
+          {.title = "Pairs ordered as METEOR orders them",
+           .caption = "By the reward model, of validation passages at the end of each round.",
+           .x_title = "update",
+           .y_title = "share"}}}};
     words.more = [&](report& r) {
       const trainer::table_rows rows = differences(book, t.common, o.methods, scores_file);
       if (!rows.rows.empty())
         r.table(rows.columns, rows.rows,
-                "Differences. Over seeds: Student's 95 % interval of the runs' differences. Over documents: mean over seeds, 95 % interval of "
-                "2000 draws of documents with all their passages. An interval that holds 0 says nothing was seen.");
+                "Differences. Over seeds: Student's 95 % interval of the runs' differences. Over documents: "
+                "mean over seeds, 95 % interval of "
+                "2000 draws of documents with all their passages. An interval that holds 0 says nothing was "
+                "seen.");
     };
-    words.samples_lead = "Passages of " + o.judged + " documents, their key sentence, and what was written greedily.";
+    words.samples_lead =
+        "Passages of " + o.judged + " documents, their key sentence, and what was written greedily.";
     write_page(t.folder, book, words, t.common);
   };
   for (int seed = t.common.first_seed; seed < t.common.first_seed + t.common.seeds; ++seed) {
@@ -484,7 +593,8 @@ void run_summary(const summary_options& o, const task& t) {
   std::cout << '\n'
             << corpus << '\n'
             << printed(book.table(methods, columns, t.common)) << caption << '\n'
-            << printed(differences(book, t.common, o.methods, scores_file)) << "report:  " << t.folder.file("report.html").string()
+            << printed(differences(book, t.common, o.methods, scores_file))
+            << "report:  " << t.folder.file("report.html").string()
             << "\nresults: " << t.folder.file("results.json").string() << '\n';
 }
 

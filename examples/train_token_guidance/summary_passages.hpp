@@ -1,11 +1,11 @@
 /// Passages of documents and their key sentences: what a summary is learnt from where nobody wrote one.
 ///
-/// A passage is a few sentences in a row. Its key sentence is the one that has most in common with the others,
-/// by ROUGE-1 F of its words against all of theirs (the principal sentence of gap-sentence pre-training,
-/// 1912.08777 section 3.1), decided by the text alone; of several the first.
+/// A passage is a few sentences in a row. Its key sentence is the one that has most in common with the
+/// others, by ROUGE-1 F of its words against all of theirs (the principal sentence of gap-sentence
+/// pre-training, 1912.08777 section 3.1), decided by the text alone; of several the first.
 ///
-/// A language model reads  BOS, each sentence with its stop, the cue  and goes on with the key sentence and its
-/// stop. The cue is a token of its own behind those of the language.
+/// A language model reads  BOS, each sentence with its stop, the cue  and goes on with the key sentence and
+/// its stop. The cue is a token of its own behind those of the language.
 #pragma once
 #include <span>
 #include <string>
@@ -23,8 +23,8 @@ std::vector<std::string> words_of(const std::string& text);
 
 /// Which passages there are.
 struct passage_shape {
-  int sentences = 4, shortest = 4, longest = 32;  // tokens of each sentence, its stop not counted
-  int room = 144;                                 // tokens of prompt and key sentence together
+  int sentences = 3, shortest = 4, longest = 32;  // tokens of each sentence, its stop not counted
+  int room = 128;                                 // tokens of prompt and key sentence together
   bool key_left_in = true;                        // the passage that is read still has its key sentence
 };
 struct marked_passage {
@@ -48,9 +48,9 @@ class passage_set {
   tokens prompt(int i) const { return prompt(i, at(i).key); }
   /// The key sentence and its stop.
   tokens key(int i) const { return sentence(i, at(i).key); }
-  /// Prompt and answer for any of its sentences in the key sentence's place, and where the answer begins.
+  /// Prompt and answer with sentence `which` in the key sentence's place, and where the answer begins.
   std::pair<tokens, std::size_t> line(int i, int which) const;
-  int sentences() const { return shape_.sentences; }
+  const passage_shape& shape() const { return shape_; }
 
   const std::string& key_text(int i) const { return text(i, at(i).key); }
   /// The first sentence of what is read.

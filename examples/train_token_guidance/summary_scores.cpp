@@ -12,7 +12,8 @@ namespace train_token_guidance {
 
 using namespace planlm;
 
-summary_score score_summary(const std::vector<std::string>& written, const std::vector<std::string>& reference) {
+summary_score score_summary(const std::vector<std::string>& written,
+                            const std::vector<std::string>& reference) {
   return {100 * rouge_n(written, reference, 1).f, 100 * rouge_n(written, reference, 2).f,
           100 * rouge_l(written, reference).f, 100 * meteor{}(written, reference)};
 }
@@ -38,11 +39,13 @@ scored_texts read_scores(const std::filesystem::path& file) {
     }
     return texts;
   } catch (const std::exception&) {  // of json, or a list that is too short
-    throw input_error(file.string() + ": is no file of scores of this program; remove it, its texts are then scored again");
+    throw input_error(file.string() +
+                      ": is no file of scores of this program; remove it, its texts are then scored again");
   }
 }
 
-interval_estimate difference_over_documents(const std::vector<scored_texts>& a, const std::vector<scored_texts>& b,
+interval_estimate difference_over_documents(const std::vector<scored_texts>& a,
+                                            const std::vector<scored_texts>& b,
                                             double summary_score::*score) {
   // A bootstrap over documents wants sums and counts: the "nats per token" of its words are points per text.
   const auto by_document = [&](const std::vector<scored_texts>& seeds) {

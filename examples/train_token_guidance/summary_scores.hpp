@@ -12,7 +12,8 @@ namespace train_token_guidance {
 struct summary_score {
   double rouge_1 = 0, rouge_2 = 0, rouge_l = 0, meteor = 0;  // F scores; METEOR of equal words
 };
-summary_score score_summary(const std::vector<std::string>& written, const std::vector<std::string>& reference);
+summary_score score_summary(const std::vector<std::string>& written,
+                            const std::vector<std::string>& reference);
 
 struct score_name {
   const char *value, *title;
@@ -32,8 +33,8 @@ void write_scores(const std::filesystem::path& file, const scored_texts& texts);
 /// Errors: input_error for a file that is none.
 scored_texts read_scores(const std::filesystem::path& file);
 
-/// Mean of a - b over texts and seeds, with a 95 % interval by drawing documents anew, all texts of a document
-/// and all seeds together; a[s] and b[s] are of one seed and the same passages.
+/// Mean of a - b over texts and seeds, with a 95 % interval by drawing documents anew, all texts of a
+/// document and all seeds together; a[s] and b[s] are of one seed and the same passages.
 planlm::interval_estimate difference_over_documents(const std::vector<scored_texts>& a,
                                                     const std::vector<scored_texts>& b,
                                                     double summary_score::*score);

@@ -1,5 +1,5 @@
-/// Key sentences of passages, from outside: bad input, runs that go on, what is learnt, and that rewards which
-/// are all alike change nothing but the normaliser.
+/// Key sentences of passages, from outside: bad input, runs that go on, what is learnt, and that rewards
+/// which are all alike change nothing but the normaliser.
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -21,11 +21,12 @@ using scratch::put;
 using words = std::vector<std::string>;
 
 const std::string program = PLANLM_EXAMPLES "/train_token_guidance";
-const words small{"--task",       "summary", "--vocabulary",   "330", "--width",         "16",  "--heads",        "2",   "--layers",
-                  "1",            "--length", "128",           "--sentences", "3",       "--longest", "30",       "--base-steps", "20",
-                  "--base-batch", "4",       "--updates",      "12",  "--batch",         "4",   "--lists",        "2",   "--reward-steps",
-                  "4",            "--retrain-every", "3",      "--tested", "6",          "--watched", "4",        "--reward-inner", "8",
-                  "--threads",    "1"};
+const words small{
+    "--task",       "summary", "--vocabulary",   "330", "--width",         "16", "--heads",   "2",
+    "--layers",     "1",       "--length",       "128", "--sentences",     "3",  "--longest", "30",
+    "--base-steps", "20",      "--base-batch",   "4",   "--updates",       "12", "--batch",   "4",
+    "--lists",      "2",       "--reward-steps", "4",   "--retrain-every", "3",  "--tested",  "6",
+    "--watched",    "4",       "--reward-inner", "8",   "--threads",       "1"};
 
 words operator+(words a, const words& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -50,7 +51,9 @@ std::string babble(int documents = 60) {
     for (int s = 0; s < 9; ++s, text += ".\n")
       for (std::uint32_t n = 0; n < 4 + random.below(3, ++at + (1u << 20), 0); ++n, ++at) {
         const bool own = random.below(2, at + (1u << 21), 0) == 0;
-        text += syllables(own ? 200 + static_cast<std::uint32_t>(d) % 9 * 4 + random.below(4, at, 2) : random.below(80, at, 3)) + ' ';
+        text += syllables(own ? 200 + static_cast<std::uint32_t>(d) % 9 * 4 + random.below(4, at, 2)
+                              : random.below(80, at, 3)) +
+                ' ';
       }
   return text;
 }
@@ -97,7 +100,8 @@ double value(const json& all, const std::string& method, const std::string& name
 int stop_in(const std::string& stage, const words& command, const std::string& out) {
   examples::running running(program, command);
   const std::string wanted = "\"stage\":\"" + stage + "\"";
-  for (int i = 0; i < 20000 && contents(fs::path(out) / "metrics.jsonl").find(wanted) == std::string::npos; ++i)
+  for (int i = 0; i < 20000 && contents(fs::path(out) / "metrics.jsonl").find(wanted) == std::string::npos;
+       ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   running.send(SIGINT);
   return running.wait().status;
@@ -108,7 +112,9 @@ int stop_in(const std::string& stage, const words& command, const std::string& o
 TEST_CASE("texts and lengths that hold no passage are refused in one line that says what to give") {
   if (missing()) return;
   const place p;
-  const auto of = [&](const words& flags) { return refusal(examples::run(program, p.command(small + flags))); };
+  const auto of = [&](const words& flags) {
+    return refusal(examples::run(program, p.command(small + flags)));
+  };
   CHECK(has(of({"--key", "under"}), "--key: 'under' is none of left-in, taken-out"));
   CHECK(has(of({"--methods", "likelihood,magic"}), "--methods: 'magic' is none of"));
   CHECK(has(of({"--shortest", "31"}), "--shortest 31 is above --longest 30"));
@@ -154,13 +160,16 @@ TEST_CASE("a summary run that was stopped goes on to the very results of one tha
 
 // The base model has never seen the cue here. Rewards of a model that learns nothing are all alike: what they
 // weigh is the mean over sentences of their means, up to their rounding.
-TEST_CASE("fine-tuning brings the key sentences of other documents nearer, and rewards that are alike are no rewards") {
+TEST_CASE(
+    "fine-tuning brings the key sentences of other documents nearer, and rewards that are alike are no "
+    "rewards") {
   if (missing()) return;
   const place p;
   const examples::outcome r = examples::run(
-      program, p.command(small + words{"--methods", "base,likelihood,likelihood-per-sequence,reward-weighted", "--cued", "0",
-                                       "--base-steps", "60", "--updates", "60", "--rate", "0.003", "--retrain-every", "60",
-                                       "--tested", "30", "--reward-rate", "1e-30"}));
+      program,
+      p.command(small + words{"--methods", "base,likelihood,likelihood-per-sequence,reward-weighted",
+                              "--cued", "0", "--base-steps", "60", "--updates", "60", "--rate", "0.003",
+                              "--retrain-every", "60", "--tested", "30", "--reward-rate", "1e-30"}));
   INFO(r.err);
   REQUIRE(r.status == 0);
   const json all = outcomes(p.out);
