@@ -1,0 +1,87 @@
+/// Odds behind prompts.
+#include "prompt_scorer.hpp"
+#include <algorithm>
+#include <cmath>
+#include <planlm/core/error.hpp>
+#include <planlm/metrics/label_gap.hpp>
+
+namespace train_token_guidance {
+namespace {
+
+constexpr std::size_t calibrating = 32;  // unlabelled sentences
+constexpr std::size_t together = 250;    // sequences of a call
+
+std::array<int, 2> first_pieces(const prompt_text& text, const std::vector<std::string>& words) {
+  const tokens a = text.language.encode(words[0]), b = text.language.encode(words[1]);
+  if (a.empty() || b.empty() || a[0] == b[0])
+    throw input_error("--label-words: '" + words[0] + "' and '" + words[1] + "' begin with the same piece '" +
+                      (a.empty() ? std::string() : text.language.decode(std::span(a).first(1))) +
+                      "' of the vocabulary and cannot be told apart; choose others or raise --vocabulary");
+  return {a[0], b[0]};
+}
+
+}  // namespace
+
+prompt_scorer::prompt_scorer(guidance_machine& m, const part& lm, const prompt_text& text, const prompt_options& o)
+    : machine_(m), lm_(lm), text_(text), most_(static_cast<std::size_t>(o.sentence)), labels_(first_pieces(text, o.label_words)) {
+  if (!o.calibrate) return;
+  const auto& all = text.sentences.unlabelled;
+  const std::size_t count = std::min(calibrating, all.size());
+  std::vector<train_latent_classifier::example> some;
+  for (std::size_t i = 0; i < count; ++i) some.push_back({all[i * all.size() / count], 0});
+  unlabelled_ = read(some);
+}
+
+std::vector<prompt_example> prompt_scorer::read(std::span<const train_latent_classifier::example> sentences) const {
+  std::vector<prompt_example> out;
+  for (const auto& e : sentences) {
+    tokens ids = text_.language.encode(e.sentence);
+    if (ids.size() > most_) ids.resize(most_);
+    out.push_back({std::move(ids), e.label});
+  }
+  return out;
+}
+
+std::vector<double> prompt_scorer::odds(const tokens& prompt, std::span<const prompt_example> examples) const {
+  std::vector<double> out;
+  for (std::size_t from = 0; from < examples.size(); from += together) {
+    packed_text texts;
+    for (const prompt_example& e : examples.subspan(from, std::min(together, examples.size() - from))) {
+      tokens all{text_.language.vocabulary.bos()};
+      all.insert(all.end(), e.sentence.begin(), e.sentence.end());
+      all.push_back(text_.language.stop());
+      all.insert(all.end(), prompt.begin(), prompt.end());
+      texts.add(all, all.size());
+    }
+    const std::vector<float> p = machine_.choice_probabilities(lm_, texts, labels_);
+    for (std::size_t i = 0; i < p.size(); i += 2) out.push_back(std::log(std::max(double(p[i]), 1e-30)) - std::log(std::max(double(p[i + 1]), 1e-30)));
+  }
+  return out;
+}
+
+prompt_score prompt_scorer::score(const tokens& prompt, std::span<const prompt_example> examples) {
+  double middle = 0;
+  if (!unlabelled_.empty()) {
+    const auto [at, fresh] = median_.try_emplace(prompt, 0.0);
+    if (fresh) {
+      std::vector<double> all = odds(prompt, unlabelled_);
+      std::sort(all.begin(), all.end());
+      at->second = (all[(all.size() - 1) / 2] + all[all.size() / 2]) / 2;
+    }
+    middle = at->second;
+  }
+  prompt_score mean;
+  std::vector<double> p;
+  std::vector<int> labels;
+  for (const double o : odds(prompt, examples)) {
+    const double first = 1 / (1 + std::exp(middle - o));
+    p.insert(p.end(), {first, 1 - first});
+    mean.first += first > 0.5 ? 1 / double(examples.size()) : 0;
+  }
+  for (const prompt_example& e : examples) labels.push_back(e.label);
+  const label_gap_score s = label_gap_reward{}.score(std::span<const double>(p), 2, labels);
+  mean.reward = s.reward, mean.accuracy = s.accuracy;
+  return mean;
+}
+
+}  // namespace train_token_guidance

@@ -1,0 +1,246 @@
+/// Guidance, delayed rewards, and the same search without learning.
+#include "prompt_search.hpp"
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <set>
+#include <utility>
+#include <planlm/core/error.hpp>
+#include <planlm/io/run_curves.hpp>
+#include <planlm/io/table.hpp>
+#include <planlm/text/documents.hpp>
+#include "trainer/flags.hpp"
+
+namespace train_token_guidance {
+namespace {
+
+// What draws are for: each has its own numbers, apart from those of the machine and of the stages.
+enum purpose : std::uint32_t { of_policy = 60, of_reward, of_candidates, of_entropy, of_watched, of_random };
+philox draws(int seed, purpose what) { return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16}; }
+
+/// Of a scaled gap: rewards of tokens are 0 to 1.3, so that alpha means about as much to both.
+constexpr double largest_score = 200;
+
+bool is_guidance(const std::string& method) { return method.starts_with("guidance"); }
+bool is_tuned(const std::string& method) { return is_guidance(method) || method.starts_with("delayed"); }
+
+}  // namespace
+
+const std::vector<std::string>& prompt_methods() {
+  static const std::vector<std::string> all{"no-prompt", "manual", "best-of", "guidance", "guidance-max", "guidance-min", "delayed", "delayed-z"};
+  return all;
+}
+std::string about_prompt_method(const std::string& name, const prompt_options& o, const guidance_options& g) {
+  if (name == "no-prompt") return "the word behind the sentence itself";
+  if (name == "manual") return "the prompt '" + o.manual + "', written before anything was scored";
+  if (name == "best-of")
+    return "prompts drawn by the language model as it is, without learning; as many as read the labelled sentences as often as guidance does";
+  if (name == "guidance") return "token rewards that explain an order of prompts, by " + g.about() + "; retrained in the first half";
+  if (name == "guidance-max") return "the same with the soft maximum: one good token is enough";
+  if (name == "guidance-min") return "the same with the soft minimum: one bad token is enough";
+  if (name == "delayed") return "no guidance: the true score of a prompt, divided by 200, is the reward of each of its tokens";
+  return "no guidance: the true score less the mean of the update's prompts, divided by their standard deviation";
+}
+
+prompt_search::prompt_search(const prompt_options& o, const guidance_options& g, guidance_machine& m, trainer::run& run, const part& base,
+                             const prompt_text& text, prompt_scorer& scorer, std::span<const prompt_example> scored, tested_prompts& tested, int seed)
+    : o_(o), guidance_(g), machine_(m), run_(run), base_(base), text_(text), scorer_(scorer), scored_(scored), tested_(tested), seed_(seed),
+      before_{text.language.vocabulary.bos()} {
+  shots_ = scorer.read(train_latent_classifier::labelled(text.sentences, 4 * o.shots, seed));
+  const auto half = shots_.begin() + 2 * o.shots;
+  train_.assign(shots_.begin(), half), dev_.assign(half, shots_.end());
+  rule_.stop = text.language.vocabulary.bos();  // never written: a prompt has one length
+  rule_.shortest = rule_.longest = o.length;
+  rule_.draw.top_k = o.top_k;
+  // Words alone: no marks, no bytes. Finite, since entropy is summed over all of the vocabulary.
+  rule_.penalty.assign(static_cast<std::size_t>(text.language.size()), 0.0f);
+  constexpr std::size_t bytes_end = 258;
+  for (std::size_t id = 0; id < std::min(bytes_end, rule_.penalty.size()); ++id) rule_.penalty[id] = -99;
+  rule_.penalty[static_cast<std::size_t>(text.language.stop())] = -99;
+}
+
+index_t prompt_search::subset() const { return static_cast<index_t>(std::ceil(o_.share * double(train_.size()) - 1e-9)); }
+double prompt_search::read_by_guidance() const {
+  const auto rounds = double(guidance_schedule::for_share(o_.updates, o_.rounds_every).rounds(o_.updates));
+  const double validations = std::ceil(double(o_.round_steps) / o_.validate_every);
+  return rounds * o_.drawn * (o_.round_steps * double(subset()) + validations * double(dev_.size()));
+}
+
+guidance_rule prompt_search::rule_of(const std::string& method) const {
+  guidance_options mine = guidance_;
+  if (method == "guidance-max") mine.aggregation = "max";
+  if (method == "guidance-min") mine.aggregation = "min";
+  return mine.rule();
+}
+
+std::vector<tokens> prompt_search::draw(const part& policy, int count, philox random) const {
+  const std::vector<tokens> before(static_cast<std::size_t>(count), before_);
+  std::vector<tokens> out;
+  for (written& z : machine_.sample(policy, before, rule_, {}, random)) out.push_back(std::move(z.actions));
+  return out;
+}
+packed_generations prompt_search::pack(std::span<const tokens> prompts) const {
+  packed_generations texts(machine_.sizes());
+  for (const tokens& p : prompts) texts.add(before_, p);
+  return texts;
+}
+
+/// Lists of a few of the prompts that the policy writes now. Validation has the other labelled sentences.
+ranked_generations prompt_search::lists(const part& policy, const guidance_moment& at) {
+  const auto stream = [&](std::uint32_t n) { return at.random.with_stream(at.random.stream + n); };
+  const std::vector<tokens> prompts = draw(policy, o_.drawn, at.random);
+  std::vector<prompt_example> examples;
+  if (at.step < 0) examples = dev_;
+  else
+    for (const int i : text::shuffled_order(static_cast<int>(train_.size()), stream(1)))
+      if (static_cast<index_t>(examples.size()) < subset()) examples.push_back(train_[static_cast<std::size_t>(i)]);
+  std::vector<double> score;
+  for (const tokens& p : prompts) score.push_back(scorer_.score(p, examples).reward);
+  ranked_generations out(machine_.sizes());
+  out.generations = pack(prompts);
+  out.offsets = {0};
+  for (int l = 0; l < o_.lists; ++l) {
+    std::vector<int> order = text::shuffled_order(o_.drawn, stream(2 + static_cast<std::uint32_t>(l)));
+    order.resize(static_cast<std::size_t>(o_.places));
+    for (const int i : order) out.item.push_back(i), out.score.push_back(score[static_cast<std::size_t>(i)]);
+    out.offsets.push_back(static_cast<int>(out.item.size()));
+  }
+  return out;
+}
+
+/// Of the tokens of an update, prompt after prompt. known: true scores on all training sentences.
+std::vector<float> prompt_search::rewards(const std::string& method, const part* reward, const packed_generations& texts,
+                                          std::span<const tokens> prompts, std::map<tokens, double>& known) {
+  if (reward) return machine_.token_rewards(*reward, texts, rule_of(method));
+  std::vector<double> score;
+  for (const tokens& p : prompts) {
+    const auto [at, fresh] = known.try_emplace(p, 0.0);
+    if (fresh) at->second = scorer_.score(p, train_).reward / largest_score;
+    score.push_back(at->second);
+  }
+  if (method == "delayed-z") {
+    const double n = double(score.size());
+    double mean = 0, square = 0;
+    for (const double s : score) mean += s / n;
+    for (const double s : score) square += (s - mean) * (s - mean) / n;
+    for (double& s : score) s = (s - mean) / (std::sqrt(square) + 1e-6);
+  }
+  std::vector<float> out;
+  for (std::size_t i = 0; i < score.size(); ++i) out.insert(out.end(), prompts[i].size(), static_cast<float>(score[i]));
+  return out;
+}
+
+std::unique_ptr<part> prompt_search::tune(const std::string& method) {
+  // Published: layers between the last hidden state of a frozen model and its head, which begin with all tokens alike and take 12,000 updates.
+  // Factors of low rank begin with what the model itself would write, so that a few hundred updates are enough.
+  auto policy = machine_.make_low_rank(base_, draws(seed_, of_policy), {o_.rank, o_.scale});
+  std::unique_ptr<part> reward;
+  if (is_guidance(method)) reward = machine_.make_reward_model(&base_, guidance_.inner, draws(seed_, of_reward), true);
+  std::map<tokens, double> known;
+  guided_task task;
+  task.name = method, task.seed = seed_, task.updates = o_.updates;
+  if (reward) {
+    task.schedule = guidance_schedule::for_share(o_.updates, o_.rounds_every);
+    task.round.steps = o_.round_steps, task.round.validate_every = o_.validate_every;
+    task.round.rate = guidance_.rate, task.round.clip.most = guidance_.clip;
+    task.lists = [&](const guidance_moment& at) { return lists(*policy, at); };
+    task.rule = rule_of(method);
+  }
+  task.update = [&](index_t, philox random) {
+    const std::vector<tokens> prompts = draw(*policy, o_.samples, random);
+    const packed_generations texts = pack(prompts);
+    const std::vector<float> r = rewards(method, reward.get(), texts, prompts, known);
+    return machine_.guided_step(*policy, texts, r, guided_likelihood::maximum_entropy(o_.alpha), rule_.penalty, {o_.rate, 0, o_.clip});
+  };
+  task.observe = [&]() -> std::vector<std::pair<std::string, double>> {
+    double gap = 0;
+    const std::vector<tokens> prompts = draw(*policy, o_.candidates, draws(seed_, of_watched));
+    for (const tokens& p : prompts) gap += scorer_.score(p, dev_).reward / double(prompts.size());
+    return {{"gap", gap}};
+  };
+  task.observe_every = std::max(1, o_.updates / 10);
+  tune_guided(machine_, run_, *policy, reward.get(), task);
+  return policy;
+}
+
+/// The best by their labelled sentences, all scored on the same ones, and what these come to in the table.
+void prompt_search::judge(trainer::outcome& out, std::vector<candidate> found) {
+  std::stable_sort(found.begin(), found.end(), [](const candidate& a, const candidate& b) { return a.shots.reward > b.shots.reward; });
+  if (found.size() > static_cast<std::size_t>(o_.best)) found.resize(static_cast<std::size_t>(o_.best));
+  auto& v = out.values;
+  for (const char* name : {"accuracy", "dev", "best_gap", "first"}) v[name] = 0;
+  const double n = double(found.size());
+  for (const candidate& c : found) {
+    run_.stop_if_asked();
+    const auto [at, fresh] = tested_.try_emplace(c.prompt);
+    if (fresh) at->second = scorer_.score(c.prompt, scored_);
+    v["accuracy"] += 100 * at->second.accuracy / n, v["first"] += 100 * at->second.first / n;
+    v["dev"] += 100 * scorer_.score(c.prompt, dev_).accuracy / n, v["best_gap"] += c.shots.reward / n;
+    const std::string words = c.prompt.empty() ? "(nothing)" : text_.language.decode(c.prompt);
+    out.samples.push_back({"of the sentences of the table", with_digits(100 * at->second.accuracy, 1) + " %: " + words});
+  }
+}
+
+trainer::outcome prompt_search::learn(const std::string& method) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto passed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  trainer::outcome out{method, seed_, {}, {}};
+  auto& v = out.values;
+  v["entropy"] = NAN, v["calls"] = 0, v["read"] = 0;
+  std::vector<candidate> found;
+  if (method == "no-prompt" || method == "manual") {
+    found.push_back(shots_score(method == "manual" ? text_.language.encode(o_.manual) : tokens{}));
+    v["gap"] = found[0].shots.reward, v["seconds"] = 0;
+    judge(out, std::move(found));
+    return out;
+  }
+  const bool there = std::filesystem::exists(run_.file("seed-" + std::to_string(seed_) + "." + method + ".safetensors"));
+  const std::unique_ptr<part> tuned = is_tuned(method) ? tune(method) : nullptr;
+  const part& policy = tuned ? *tuned : base_;
+  std::set<tokens> seen;
+  const auto consider = [&](const std::vector<tokens>& prompts) {
+    for (const tokens& p : prompts) {
+      run_.stop_if_asked();
+      found.push_back(shots_score(p));
+      v["gap"] += found.back().shots.reward;
+      if (!seen.insert(p).second) found.pop_back();
+    }
+  };
+  if (tuned) {
+    consider(draw(policy, o_.candidates, draws(seed_, of_candidates)));
+    v["gap"] /= o_.candidates;
+    const double mean = v["gap"];
+    rollout_rule likeliest = rule_;
+    likeliest.draw = {.greedy = true};
+    consider({machine_.sample(policy, std::vector<tokens>{before_}, likeliest, {}, draws(seed_, of_candidates))[0].actions});
+    v["gap"] = mean;
+    if (is_guidance(method)) {
+      // Rounds may end early: what they took is in their last validation.
+      for (const run_curve& c : run_curves(run_.file("metrics.jsonl"), "guidance/step"))
+        if (c.seed == seed_ && c.stage == method)
+          for (const double steps : c.points.y) {
+            const double validations = std::ceil(steps / o_.validate_every);
+            v["calls"] += o_.drawn * (steps + validations);
+            v["read"] += o_.drawn * (steps * double(subset()) + validations * double(dev_.size()));
+          }
+    } else {
+      v["calls"] = double(o_.updates) * o_.samples, v["read"] = v["calls"] * double(train_.size());
+    }
+    v["calls"] += o_.candidates + 1, v["read"] += (o_.candidates + 1) * double(shots_.size());
+  } else {
+    const auto most = static_cast<int>(read_by_guidance() / double(shots_.size())) + o_.candidates + 1;
+    for (int from = 0; from < most; from += 64)
+      consider(draw(policy, std::min(64, most - from), draws(seed_, of_random).at_step(static_cast<std::uint32_t>(from))));
+    v["gap"] /= most, v["calls"] = most, v["read"] = most * double(shots_.size());
+  }
+  v["read"] /= 1000;
+  v["entropy"] = machine_.guided_loss(policy, pack(draw(policy, 64, draws(seed_, of_entropy))), rule_.penalty).entropy;
+  v["seconds"] = there ? NAN : passed();
+  judge(out, std::move(found));
+  return out;
+}
+
+}  // namespace train_token_guidance
