@@ -36,8 +36,8 @@ bool parse(int argc, char** argv, options& o, int& status) {
       "again goes on where an interrupted run stopped.");
   std::string said = name;
   f.choice("--task", said, "what is done", tasks);
-  f.common(o.shared.common);
   std::visit([&](auto& task) { task.add(f, o.shared); }, o.task);
+  f.common(o.shared.common);  // a task may have set another default
   f.advise_on_stray_words("; this task is '" + name + "', --task " + name + " --help lists its flags");
   if (!f.parse(argc, argv, status)) return false;
   std::visit([&](const auto& task) { task.check(o.shared); }, o.task);

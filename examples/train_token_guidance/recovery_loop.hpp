@@ -6,8 +6,9 @@
 ///
 /// The earlier pilot leaves open how usefulness and bonuses are drawn and the rates. Here: usefulness uniform in (0, 1); a pair of tokens has
 /// a bonus with probability .3, uniform in (0, 1); Adam at .05 for both tables. The share of pairs and the guidance's rate were chosen among a
-/// few so that the pilot's delayed rewards at large alpha and its entropies come out. Not chosen, and met: what retraining gains over guidance trained
-/// once and up front. Not met: scores of policies at middling entropy are .04 to .09 above the pilot's.
+/// few so that the pilot's delayed rewards at large alpha and its entropies come out. What retraining gains over guidance trained once and up
+/// front was seen while choosing, but not chosen by; it comes out like the pilot's. Not met: scores of policies at middling entropy are .04 to
+/// .09 above the pilot's.
 #pragma once
 #include "recovery_tables.hpp"
 

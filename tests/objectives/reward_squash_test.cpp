@@ -35,7 +35,7 @@ TEST_CASE("F1: a reward grows with its logit from .548702248576 at the start of 
   CHECK(std::abs(g.value(-1e-4) - 0.548702248576) < 1e-12);
   CHECK(std::abs(g.supremum() - 1.313261690208) < 1e-12);
   CHECK(std::abs(g.value(1e6) - g.supremum()) < 1e-15);
-  CHECK(g.value(-1e6) == g.least);
+  CHECK(g.value(-1e6) == 1e-8);
   for (double z = -30; z < 30; z += 0.25) {
     CHECK(g.value(z) < g.value(z + 0.25));
     CHECK(g.value(z) > 0);
@@ -44,6 +44,12 @@ TEST_CASE("F1: a reward grows with its logit from .548702248576 at the start of 
   const soft_clipped_reward wide{3, 0.5};
   CHECK(std::abs(wide.value(1e3) - (0.5 + std::log1p(std::exp(2.5)))) < 1e-14);
   CHECK(std::abs(wide.value(-1e3) - 0.5) < 1e-15);
+}
+
+TEST_CASE("bounds of rewards that are no bounds are refused with both") {
+  CHECK_THROWS_WITH((soft_clipped_reward{0, 0}), "soft_clipped_reward: most = 0.000000 and least = 0.000000, expected least < most < 700");
+  CHECK_THROWS_AS((soft_clipped_reward{1, NAN}), error);
+  CHECK_THROWS_AS((soft_clipped_reward{700, 0}), error);
 }
 
 TEST_CASE("F2: slopes lie between 0 and 1 and are finite in float at logits of 30 either way and far beyond") {

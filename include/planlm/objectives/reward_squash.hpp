@@ -13,6 +13,7 @@
 #include <planlm/backend/context.hpp>
 #include <planlm/core/bfloat16.hpp>
 #include <planlm/core/concept_text.hpp>
+#include <planlm/core/error.hpp>
 #include <planlm/core/vjp.hpp>
 
 namespace planlm {
@@ -28,22 +29,40 @@ namespace preference_kernel {
 
 /// ln(1 + e^x); nothing overflows.
 PLANLM_HD inline double softplus(double x) { return x > 0 ? x + ::log1p(::exp(-x)) : ::log1p(::exp(x)); }
+/// ln(1 + t) for t >= 0 by a logarithm, a third of log1p's time: u - 1 is what 1 + t was rounded to.
+PLANLM_HD inline double log_of_one_more(double t) {
+  const double u = 1 + t;
+  return u == 1 || u == INFINITY ? t : ::log(u) * (t / (u - 1));
+}
 /// 1 / (1 + e^-x), its small side as exact as its large one.
 PLANLM_HD inline double logistic(double x) { return 1 / (1 + ::exp(-x)); }
 
 }  // namespace preference_kernel
 
-struct soft_clipped_reward {
-  double most = 1, least = 1e-8;
-  PLANLM_HD double value(double z) const { return least + preference_kernel::softplus(clipped(z) - least); }
+/// With s = 1 / (1 + e^(most - z)) the two softplus are one logarithm: r = least + ln(1 + e^(most - least) s).
+class soft_clipped_reward {
+ public:
+  soft_clipped_reward() : soft_clipped_reward(1, 1e-8) {}
+  /// Errors: planlm::error unless least < most < 700.
+  soft_clipped_reward(double most, double least) : most_(most), least_(least), odds_(::exp(most - least)) {
+    if (!(least < most && most < 700 && odds_ < INFINITY))
+      throw error("soft_clipped_reward: most = " + std::to_string(most) + " and least = " + std::to_string(least) +
+                  ", expected least < most < 700");
+  }
+  PLANLM_HD double value(double z) const {
+    const double x = z - most_, t = ::exp(-::fabs(x));
+    return least_ + preference_kernel::log_of_one_more(odds_ * (x > 0 ? 1 : t) / (1 + t));
+  }
   PLANLM_HD double slope(double z) const {
-    return preference_kernel::logistic(clipped(z) - least) * preference_kernel::logistic(most - z);
+    const double x = z - most_, t = ::exp(-::fabs(x)), large = 1 / (1 + t), small = t * large;
+    const double k = odds_ * (x > 0 ? large : small);
+    return k / (1 + k) * (x > 0 ? small : large);
   }
   /// What rewards approach as z grows.
-  PLANLM_HD double supremum() const { return least + preference_kernel::softplus(most - least); }
+  PLANLM_HD double supremum() const { return least_ + preference_kernel::log_of_one_more(odds_); }
 
  private:
-  PLANLM_HD double clipped(double z) const { return most - preference_kernel::softplus(most - z); }
+  double most_, least_, odds_;
 };
 
 struct sigmoid_reward {
