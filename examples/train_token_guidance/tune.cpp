@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
@@ -70,6 +71,7 @@ class tune_task {
         machine_(make_guidance_machine(t.base.device, base_.sizes(), t.common.threads)),
         reward_(read_reward(*machine_, o.reward, base_)),
         rule_(reward_.guidance.rule()),
+        plain_(without_common_length(reward_.guidance)),
         parts_(read_parts(o.source, base_, reward_.shares, o.longest)),
         training_(prompts_of(parts_.training, room())),
         validation_(prompts_of(parts_.validation, room())),
@@ -107,6 +109,12 @@ class tune_task {
 
  private:
   std::size_t room() const { return static_cast<std::size_t>(base_.run.flags.length - o_.longest); }
+  /// A list's mean length orders nothing within the list, and would make scores of policies that write longer
+  /// texts larger.
+  static guidance_rule without_common_length(guidance_options g) {
+    g.plain_length = true;
+    return g.rule();
+  }
   std::vector<std::pair<std::string, std::string>> settings() const {
     auto all = t_.settings;
     all.emplace_back("run", std::to_string(fingerprint_of(base_.run.identity)));
@@ -261,7 +269,7 @@ class tune_task {
         lists.generations.end_list();
         different += double(kinds.size());
       }
-      for (const double e : machine_->rank(*reward_.model, lists, rule_).score) v["score"] += e / texts;
+      for (const double e : machine_->rank(*reward_.model, lists, plain_).score) v["score"] += e / texts;
       std::move(own.written.begin(), own.written.end(), std::back_inserter(all));
     }
     v["drift"] /= tokens_seen, v["entropy"] /= tokens_seen, v["different"] = different / texts;
@@ -280,10 +288,6 @@ class tune_task {
   outcome judge(const std::string& method, const part& policy, int seed, std::vector<tokens>& all) const {
     outcome done{method, seed, scores_of(policy, test_, o_.texts, draws(seed, of_scores), &all), {}};
     done.values["best_nll"] = nll_of_best(policy);
-    for (std::size_t p = 0; p < std::min(shown_prompts, test_.size()); ++p)
-      for (std::size_t k = 0; k < std::min(shown_texts, static_cast<std::size_t>(o_.texts)); ++k)
-        done.samples.push_back(
-            {prompt_text(test_[p]), base_.decode(all[p * static_cast<std::size_t>(o_.texts) + k])});
     return done;
   }
   std::string prompt_text(const tokens& prompt) const { return base_.decode(std::span(prompt).subspan(1)); }
@@ -328,6 +332,9 @@ class tune_task {
     book_.add(std::move(first));
     book_.add(std::move(last));
   }
+  std::filesystem::path samples_file(int seed) const {
+    return t_.folder.file("seed-" + std::to_string(seed) + ".samples.jsonl");
+  }
   void keep_samples(int seed, const std::vector<tokens>& before, const std::vector<tokens>& after) const {
     std::string lines;
     const auto count = static_cast<std::size_t>(o_.texts);
@@ -339,7 +346,7 @@ class tune_task {
         line["before"].push_back(base_.decode(before[k])), line["after"].push_back(base_.decode(after[k]));
       lines += line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
     }
-    t_.folder.write_text("seed-" + std::to_string(seed) + ".samples.jsonl", lines);
+    t_.folder.write_text(samples_file(seed).filename().string(), lines);
   }
 
   // ---- words
@@ -391,6 +398,26 @@ class tune_task {
                       " nats per token from the untuned model, where rewards may mean little" + remedy);
     return lines;
   }
+  /// The first prompts with what was written for them before and after.
+  void show_texts(report& to) const {
+    std::ifstream in(samples_file(t_.common.first_seed));
+    std::size_t shown = 0;
+    for (std::string line; shown < shown_prompts && std::getline(in, line); ++shown) {
+      const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+      if (!j.is_object()) return;
+      if (shown == 0)
+        to.section("Before and after",
+                   "Texts for the first test prompts, of the first seed; those for all are in "
+                   "seed-N.samples.jsonl.");
+      for (const auto& [when, title] :
+           {std::pair{"before", std::string(untuned)}, std::pair{"after", o_.objective}}) {
+        text_sample sample{title, when == std::string("before") ? j.at("prompt").get<std::string>() : "", {}};
+        for (std::size_t k = 0; k < std::min(shown_texts, j.at(when).size()); ++k)
+          sample.sentences.push_back({j.at(when)[k].get<std::string>()});
+        to.sample(sample);
+      }
+    }
+  }
   void page() const {
     trainer::page_words words{
         "A language model under people's preferences",
@@ -417,8 +444,8 @@ class tune_task {
            .caption = "From the untuned model.",
            .x_title = "steps",
            .y_title = "nats per token"}}}};
-    words.samples_lead = "Of the first seed; all texts for test prompts are in seed-N.samples.jsonl.";
     words.more = [&](report& to) {
+      show_texts(to);
       const std::vector<std::string> lines = warnings();
       if (lines.empty() && parts_.notes.empty()) return;
       to.section("Worth knowing");
@@ -433,7 +460,7 @@ class tune_task {
   planner_base base_;
   std::unique_ptr<guidance_machine> machine_;
   kept_reward reward_;
-  guidance_rule rule_;
+  guidance_rule rule_, plain_;
   preference_parts parts_;
   std::vector<tokens> training_, validation_, test_;
   std::vector<const preference_list*> ranked_, judged_;
