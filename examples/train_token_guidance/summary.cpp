@@ -40,7 +40,7 @@ const std::vector<trainer::score_column> columns{{"rouge_1", "R-1", 2},
                                                  {"seconds", "seconds", 0}};
 
 passage_shape shape_of(const summary_options& o, const shared_options& s) {
-  return {o.sentences, o.shortest, o.longest, s.base.length, o.key == "left-in"};
+  return {o.sentences, o.shortest, o.longest, s.base.length, true, o.key == "left-in"};
 }
 passage_set passages_of(const sampler::language& l, const std::vector<int>& documents,
                         const summary_options& o, const shared_options& s, int most, const char* which) {
@@ -65,7 +65,7 @@ class base_text {
       : running_(l, l.split.train, length) {
     for (int n = shape.key_left_in ? 1 : 2; n <= shape.sentences; ++n) {
       passage_shape few = shape;
-      few.sentences = n;
+      few.sentences = n, few.marked = false;
       passages_.emplace_back(l, few, find_passages(l, l.split.train, few, 1 << 20, draws(0, of_passages)));
     }
   }
@@ -132,7 +132,7 @@ trainer::table_rows differences(
 
 void summary_options::add(trainer::flags& f, shared_options& s) {
   s.text.vocabulary = 1024;
-  s.base = {.layers = 2, .width = 128, .heads = 4, .length = 128, .steps = 2500, .batch = 32, .rate = 3e-3};
+  s.base = {.layers = 2, .width = 128, .heads = 4, .length = 136, .steps = 2500, .batch = 32, .rate = 3e-3};
   for (const summary_method& m : summary_methods()) methods.emplace_back(m.name);
   s.text.add(f);
   s.base.add(f);

@@ -10,7 +10,7 @@ namespace train_token_guidance {
 struct summary_options {
   std::vector<std::string> methods;
   std::string key = "left-in", judged = "test";
-  int sentences = 3, shortest = 4, longest = 32;      // of passages; tokens of each sentence
+  int sentences = 3, shortest = 4, longest = 36;      // of passages; tokens of each sentence
   int passages = 100000, tested = 300, watched = 64;  // at most: to train on, of the table, of the curves
   double cued = 0.75;                                 // share of the base model's lines with a cue
   int updates = 200, batch = 16, rank = 0;
