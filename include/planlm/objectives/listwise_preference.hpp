@@ -221,7 +221,7 @@ struct listwise_preference {
   F aggregate{};
   plackett_luce ranking{};
 
-  /// z: N values. Errors: planlm::error for a beta that is not above 0 or a negative epsilon, shape_error.
+  /// z: N values. Errors: planlm::error for a beta that is not above 0 and finite or a negative epsilon, shape_error.
   template <Backend B, class T, int R>
   preference_loss<B, std::remove_const_t<T>> operator()(context<B>& cx, view<T, R, typename B::space> z,
                                                         const preference_lists<B>& lists) const {
@@ -245,7 +245,12 @@ struct listwise_preference {
 };
 
 /// Numbers for `preference_lists::tie` that order the ties of each list at random. `offsets` (L + 1) in host memory.
+/// Errors: shape_error for offsets that fall or are negative.
 inline std::vector<int> shuffled_ties(const philox& random, std::span<const int> offsets) {
+  for (std::size_t l = 0; l < offsets.size(); ++l)
+    if (const int before = l > 0 ? offsets[l - 1] : 0; offsets[l] < before)
+      throw shape_error("shuffled_ties: offset " + std::to_string(l) + " is " + std::to_string(offsets[l]) + ", expected at least " +
+                        std::to_string(before));
   std::vector<int> tie(offsets.empty() ? 0 : static_cast<std::size_t>(offsets.back()));
   for (std::size_t l = 0; l + 1 < offsets.size(); ++l)
     for (int i = offsets[l]; i < offsets[l + 1]; ++i)

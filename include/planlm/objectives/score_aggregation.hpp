@@ -19,6 +19,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <planlm/backend/team.hpp>
@@ -225,13 +226,14 @@ void check_generations(const preference_lists<B>& lists) {
 template <class F>
 void check_beta(const F& f) {
   if constexpr (requires { f.beta; })
-    if (!(f.beta > 0)) throw error("aggregation: beta is " + std::to_string(f.beta) + ", expected above 0");
+    if (!(f.beta > 0 && f.beta < INFINITY))
+      throw error("aggregation: beta is " + std::to_string(f.beta) + ", expected above 0 and finite; aggregation::average is its limit");
 }
 template <Backend B>
 preference_kernel::list_reader reader(const preference_lists<B>& lists, index_t rows) {
   const index_t places = lists.places();
   return {lists.first.data, lists.length.data, lists.offsets.data, lists.item.data, rows,
-          lists.length ? lists.length.size() : places, places};
+          lists.length ? lists.length.size() : std::numeric_limits<index_t>::max(), places};
 }
 
 /// What scores keep for their gradient.
@@ -268,7 +270,7 @@ void scores_pullback(context<B>& cx, const G& g, const F& f, const T* z, index_t
 
 /// e (I) of every place from logits z of N values, in double; 0 where a generation has no tokens. The pullback takes de (I) and returns
 /// dz (N), in z's type, 0 where no generation lies. Scores of `lists` are not read.
-/// Errors: planlm::error for a beta that is not above 0, shape_error.
+/// Errors: planlm::error for a beta that is not above 0 and finite, shape_error.
 template <Backend B, RewardSquash G, ScoreAggregation F, class T, int R>
 auto list_scores(context<B>& cx, const G& squash, const F& aggregate, view<T, R, typename B::space> z, const preference_lists<B>& lists) {
   using Z = std::remove_const_t<T>;
