@@ -33,7 +33,7 @@ void prompt_options::add(trainer::flags& f, shared_options& s) {
   f.whole("--pool", pool, "sentences that the labelled ones are drawn from", 2);
   f.whole("--sentence", sentence, "tokens of a sentence; what is longer is cut");
   f.word("--manual-prompt", manual, "what the row manual writes");
-  f.yes("--calibrate", calibrate, "take the median odds over 32 unlabelled sentences off those behind each prompt, of all rows");
+  f.yes("--calibrate", calibrate, "take the median odds behind a prompt over the training sentences, labels unread, off all odds behind it; of all rows");
   f.whole("--prompt-length", length, "tokens of a prompt");
   f.whole("--top-k", top_k, "most probable tokens that each is drawn from");
   f.whole("--updates", updates, "of the policy");
@@ -92,7 +92,7 @@ void run_prompt(const prompt_options& o, const task& t) {
 
   const sampler::passages known(text.language, text.known, t.base.length), unknown(text.language, text.unknown, t.base.length);
   const auto base = sampler::base_model(*device, run, t.base, [&](index_t s) { return known.batch(t.base.batch, passages_of(s)); });
-  prompt_scorer scorer(*device, *base, text, o);
+  const prompt_scorer scorer(*device, *base, text, o);
   const std::string about =
       text.about + "; vocabulary " + std::to_string(text.language.size()) + "; the frozen language model needs " +
       with_digits(nats_per_token(*device, *base, unknown.all(400)), 3) + " nats per token of text it has not seen and says '" +
@@ -102,7 +102,7 @@ void run_prompt(const prompt_options& o, const task& t) {
 
   const std::vector<std::string> names = o.methods.empty() ? prompt_methods() : o.methods;
   const std::vector<prompt_example> scored = scorer.read(o.score == "test" ? text.sentences.test : text.sentences.validation);
-  tested_prompts tested;
+  known_odds tested;
   std::vector<trainer::method_about> methods;
   for (const std::string& name : names) methods.push_back({name, about_prompt_method(name, o, t.guidance)});
   const std::string which = std::to_string(scored.size()) + " " + o.score + " sentences";
@@ -111,7 +111,7 @@ void run_prompt(const prompt_options& o, const task& t) {
       " labelled sentences (training and dev together); dev: their accuracy on the dev sentences; gap: the score, from -180 to 200, of these and of "
       "prompts drawn by the policy, on the labelled sentences; entropy of the policy in nats per token; first: sentences taken for '" +
       text.classes[0] + "'; scored: prompts whose true score was asked for, read: thousands of sentences that took." +
-      (o.calibrate ? " Behind each prompt the median odds over 32 unlabelled sentences are taken off." : "");
+      (o.calibrate ? " Calibrated: off all odds behind a prompt their median over the training sentences is taken, labels unread." : "");
   const auto page = [&] {
     write_page(t.folder, book,
                {"Prompts for a frozen language model",
