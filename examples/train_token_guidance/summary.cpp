@@ -31,13 +31,9 @@ const std::vector<trainer::score_column> columns{{"rouge_1", "R-1", 2},
                                                  {"meteor", "METEOR", 2},
                                                  {"drawn_rouge_l", "drawn R-L", 2},
                                                  {"exact", "exact %", 1},
-                                                 {"nats", "nats", 3},
-                                                 {"length", "words", 1},
-                                                 {"accuracy", "pairs", 3},
-                                                 {"reward_key", "r key", 3},
-                                                 {"reward_drawn", "r drawn", 3},
-                                                 {"calls", "calls", 0},
-                                                 {"seconds", "seconds", 0}};
+                                                 {"nats", "nats", 3}},
+    rewards{{"accuracy", "pairs", 3},     {"reward_key", "r key", 3}, {"reward_drawn", "r drawn", 3},
+            {"calls", "METEOR calls", 0}, {"length", "words", 1},     {"seconds", "seconds", 0}};
 
 passage_shape shape_of(const summary_options& o, const shared_options& s) {
   return {o.sentences, o.shortest, o.longest, s.base.length, true, o.key == "left-in"};
@@ -204,13 +200,20 @@ void run_summary(const summary_options& o, const task& t) {
   const auto scores_file = [&](const std::string& name, int seed) {
     return summary_scores_file(run, name, seed);
   };
-  const std::string caption =
-      "Written greedily for " + std::to_string(m.judged.size()) + " passages of " + o.judged +
-      " documents; ROUGE (F) and METEOR of equal words times 100; drawn: by sampling; exact: the key "
-      "sentence word for word; nats per "
-      "token of the key sentence; pairs: of three texts, those that the reward model orders as METEOR does; "
-      "r: mean reward of tokens of "
-      "key sentences and of drawn texts; calls: texts that METEOR was asked about in training.";
+  const std::string caption = "Written greedily for " + std::to_string(m.judged.size()) + " passages of " +
+                              o.judged +
+                              " documents; ROUGE (F) and METEOR of equal words times 100; drawn: by "
+                              "sampling; exact: the key sentence word for "
+                              "word; nats per token of the key sentence.";
+  const std::string rewards_caption =
+      "pairs: of the texts drawn for a passage, those that the reward model orders as METEOR does; r: mean "
+      "reward of "
+      "tokens of key sentences and of drawn texts; METEOR calls: texts it was asked about in training; words "
+      "and seconds: "
+      "of what is written greedily, and of training.";
+  std::vector<trainer::method_about> tuned;
+  for (const trainer::method_about& one : methods)
+    if (summary_method_named(one.name).tuned) tuned.push_back(one);
   const std::string lead = "A policy reads " + std::to_string(o.sentences) +
                            " sentences and writes the one that has most in common with the others. "
                            "A reward model learns from texts of the policy what single tokens are worth, and "
@@ -219,6 +222,11 @@ void run_summary(const summary_options& o, const task& t) {
                            "updates on the same passages in the same order. "
                            "Rewards are aggregated by " +
                            t.guidance.about() + " where a row says nothing else.";
+  const std::string differences_caption =
+      "Differences. Over seeds: Student's 95 % interval of the runs' differences. Over documents: mean over "
+      "seeds, 95 % "
+      "interval of 2000 draws of documents with all their passages. An interval that holds 0 says nothing "
+      "was seen.";
   const auto page = [&] {
     trainer::page_words words{
         "The key sentence of a passage",
@@ -243,13 +251,10 @@ void run_summary(const summary_options& o, const task& t) {
            .x_title = "update",
            .y_title = "share"}}}};
     words.more = [&](report& r) {
+      const trainer::table_rows costs = book.table(tuned, rewards, t.common);
+      if (!costs.rows.empty()) r.table(costs.columns, costs.rows, rewards_caption);
       const trainer::table_rows rows = differences(book, t.common, o.methods, scores_file);
-      if (!rows.rows.empty())
-        r.table(rows.columns, rows.rows,
-                "Differences. Over seeds: Student's 95 % interval of the runs' differences. Over documents: "
-                "mean over seeds, 95 % interval of "
-                "2000 draws of documents with all their passages. An interval that holds 0 says nothing was "
-                "seen.");
+      if (!rows.rows.empty()) r.table(rows.columns, rows.rows, differences_caption);
     };
     words.samples_lead =
         "Passages of " + o.judged + " documents, their key sentence, and what was written greedily.";
@@ -268,9 +273,10 @@ void run_summary(const summary_options& o, const task& t) {
   std::filesystem::remove(run.checkpoint(), ignored);
   std::cout << '\n'
             << corpus << '\n'
-            << printed(book.table(methods, columns, t.common)) << caption << '\n'
-            << printed(differences(book, t.common, o.methods, scores_file))
-            << "report:  " << t.folder.file("report.html").string()
+            << printed(book.table(methods, columns, t.common)) << caption << "\n\n"
+            << printed(book.table(tuned, rewards, t.common)) << rewards_caption << "\n\n"
+            << printed(differences(book, t.common, o.methods, scores_file)) << differences_caption
+            << "\nreport:  " << t.folder.file("report.html").string()
             << "\nresults: " << t.folder.file("results.json").string() << '\n';
 }
 
