@@ -7,7 +7,7 @@
 ///
 /// With l_k the logarithm of the sum from k on, c_k = e^(l_k+1 - l_k) is the chance that k is not chosen, and
 ///   d loss / d e_k = Q_k (1 - c_k) - c_k,   Q_k+1 = (1 + Q_k) c_k,  Q_0 = 0:
-/// one pass back for l, one forth, nothing cancels and nothing overflows. Ranks are counted, in time K^2 for a list of K places.
+/// one pass back for l, one forth; nothing overflows, and no large numbers are subtracted. Ranks are counted, in time K^2 for a list of K places.
 ///
 /// Equal scores are ordered by `tie`, then by place: published as a random permutation for each batch (`shuffled_ties`). A list whose
 /// scores are all equal tells nothing, and an order of its ties would teach that order: it is left out unless asked for. Lists left out,

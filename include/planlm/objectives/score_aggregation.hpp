@@ -91,13 +91,14 @@ struct soft_min {
 
 }  // namespace aggregation
 
-/// S generations, and I places in L lists in which they are compared. A generation may have places in several lists.
+/// S generations, and I places in L lists in which they are compared. A generation may have places in several lists The pullback then
+/// looks through all places for each generation: nothing for 16 in 320 places, about 2 s for 10,000 in 100,000 on one core.
 template <Backend B>
 struct preference_lists {
   indices<B> first, length;  // (S): generation s is rows first[s] .. first[s] + length[s] - 1
   indices<B> offsets;        // (L + 1): list l compares places offsets[l] .. offsets[l + 1] - 1, as many as it likes
   view<const double, 1, typename B::space> score = {};  // (I): true scores, only their order within a list counts: rounding would tie them
-  indices<B> item = {};      // (I): the generation in each place; empty: place i has generation i
+  indices<B> item = {};      // (I): the generation in each place, below 0: none; empty: place i has generation i
   indices<B> tie = {};       // (I): of equal scores the one with the smaller number is better; empty, or equal again: the earlier place
 
   index_t places() const { return item ? item.size() : length ? length.size() : score.size(); }
