@@ -86,6 +86,10 @@ T lookup(const std::map<std::string, std::string>& about, const char* name,
   }
 }
 
+std::filesystem::path base_file(const std::filesystem::path& folder, int seed) {
+  return folder / ("seed-" + std::to_string(seed) + ".base.safetensors");
+}
+
 }  // namespace
 
 void preference_options::add(trainer::flags& f) {
@@ -106,17 +110,17 @@ lm_sizes planner_base::sizes() const {
   return {vocabulary().size(), o.length, o.width, o.heads, o.layers};
 }
 std::unique_ptr<part> planner_base::language_model(guidance_machine& m) const {
-  const auto file = folder / ("seed-" + std::to_string(seed) + ".base.safetensors");
-  if (!std::filesystem::exists(file))
-    throw input_error(file.string() + ": there is no such file; the run ended before, or has no --run-seed " +
-                      std::to_string(seed));
   auto lm = m.make(philox{}, false);
-  trainer::run::load_parameters(*lm, file, {{"identity", run.identity}, {"seed", std::to_string(seed)}});
+  trainer::run::load_parameters(*lm, base_file(folder, seed),
+                                {{"identity", run.identity}, {"seed", std::to_string(seed)}});
   return lm;
 }
 planner_base read_planner_base(const preference_options& o) {
   train_planner_lm::finished_run run = train_planner_lm::read_run(o.run);
   const int seed = o.run_seed > 0 ? o.run_seed : train_planner_lm::first_seed(o.run);
+  if (const auto file = base_file(o.run, seed); !std::filesystem::exists(file))
+    throw input_error(file.string() + ": there is no such file; the run has no --run-seed " +
+                      std::to_string(seed) + ", or ended before its language model was trained");
   train_planner_lm::kept_language language = train_planner_lm::read_language(o.run, run, seed);
   return {o.run, std::move(run), seed, std::move(language)};
 }

@@ -335,7 +335,7 @@ TEST_CASE("folders and files that do not belong together are refused in one line
   CHECK(has(reward(s.run, s.prefs + "-not"), "prefs.jsonl-not"));
   CHECK(has(reward(s.run + "-not", s.prefs), "holds no run of train_planner_lm"));
   CHECK(has(reward(s.reward, s.prefs), "is not a run description of this program"));
-  CHECK(has(reward(s.run, s.prefs, {"--run-seed", "3"}), "--seed 3 was not part of the run"));
+  CHECK(has(reward(s.run, s.prefs, {"--run-seed", "3"}), "the run has no --run-seed 3"));
   CHECK(has(reward(s.run, s.prefs, {"--methods", "average,median"}),
             "--methods: 'median' is none of average, sum, max, min"));
   CHECK(has(reward(s.run, s.prefs, {"--validation-share", "0.6", "--test-share", "0.5"}),
