@@ -213,7 +213,7 @@ struct guided_mixture {
   double reinforce = -1;  // c; 0 or below: off
   double entropy = -1;    // a; 0 or below: off
   token_credit credit = token_credit::own;  // of the samples
-  double probability_floor = 0;
+  double probability_floor = 0;  // of all rows: that of `supervised` is not read
 
   /// Errors: shape_error, also for more references than sequences.
   template <Backend B>
