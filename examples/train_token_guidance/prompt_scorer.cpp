@@ -46,7 +46,8 @@ std::vector<double> prompt_scorer::odds(const tokens& prompt, std::span<const pr
       texts.add(all, all.size());
     }
     const std::vector<float> p = machine_.choice_probabilities(lm_, texts, labels_);
-    for (std::size_t i = 0; i < p.size(); i += 2) out.push_back(std::log(std::max(double(p[i]), 1e-30)) - std::log(std::max(double(p[i + 1]), 1e-30)));
+    const auto log_of = [&](std::size_t i) { return std::log(std::max(double(p[i]), 1e-30)); };
+    for (std::size_t i = 0; i < p.size(); i += 2) out.push_back(log_of(i) - log_of(i + 1));
   }
   return out;
 }
