@@ -67,9 +67,7 @@ class alternation {
     return training_ ? "in the rewards of round " + std::to_string(rounds_ + 1) : "in the policy's log-probabilities after " + std::to_string(updates_) + " updates";
   }
   void observe() {
-    if (!task_.observe || observed_ == updates_) return;
-    observed_ = updates_;
-    run_.observe(task_.seed, task_.name, updates_, "score", task_.observe());
+    if (task_.observe) run_.observe(task_.seed, task_.name, updates_, "score", task_.observe());
   }
 
  private:
@@ -97,7 +95,7 @@ class alternation {
     if (round_.validated(seen.loss) && best_) best_->copy(*reward_);
   }
   step_result policy_step(std::uint32_t at) {
-    observe();
+    if (updates_ == 0) observe();
     const guided_result r = task_.update(updates_, draws(task_.seed, of_update).at_step(at));
     ++updates_;
     if (updates_ % std::max<index_t>(1, task_.updates / 50) == 0)
@@ -112,7 +110,7 @@ class alternation {
   const guided_task& task_;
   guidance_round round_;
   std::unique_ptr<part> best_;
-  index_t updates_ = 0, rounds_ = 0, trained_at_ = -1, observed_ = -1;
+  index_t updates_ = 0, rounds_ = 0, trained_at_ = -1;
   bool training_ = false;
 };
 

@@ -63,8 +63,8 @@ void prompt_options::check(const shared_options& s) const {
     throw input_error("--class: " + std::to_string(class_files.size()) + " classes, expected two: --class NAME=FILE --class NAME=FILE");
   if (label_words.size() != 2)
     throw input_error("--label-words: " + std::to_string(label_words.size()) + " words, expected one for each of the two classes");
-  if (4 * shots > pool)
-    throw input_error("--shots " + std::to_string(shots) + ": of both classes to train on and to choose by these are " + std::to_string(4 * shots) +
+  if (shots > pool / 4)
+    throw input_error("--shots " + std::to_string(shots) + ": of both classes to train on and to choose by these are " + std::to_string(4LL * shots) +
                       " sentences, but --pool keeps " + std::to_string(pool) + "; raise --pool");
   if (places > drawn) throw input_error("--places " + std::to_string(places) + " of a list is above --drawn " + std::to_string(drawn));
   if (share <= 0) throw input_error("--share: give a number above 0, or no sentence would score a prompt");

@@ -164,9 +164,7 @@ std::unique_ptr<part> prompt_search::tune(const std::string& method) {
     task.lists = [&](const guidance_moment& at) { return lists(*policy, at); };
     task.rule = rule_of(method);
   }
-  index_t done = 0;
-  task.update = [&](index_t update, philox random) {
-    done = update + 1;
+  task.update = [&](index_t, philox random) {
     const std::vector<tokens> prompts = draw(*policy, o_.samples, random);
     const packed_generations texts = pack(prompts);
     const std::vector<float> r = rewards(method, reward.get(), texts, prompts);
@@ -174,7 +172,6 @@ std::unique_ptr<part> prompt_search::tune(const std::string& method) {
   };
   task.observe_every = std::max(1, o_.updates / 10);
   task.observe = [&]() -> std::vector<std::pair<std::string, double>> {
-    if (done % task.observe_every != 0 && done != task.updates) return {};
     double gap = 0;
     const std::vector<tokens> prompts = draw(*policy, o_.candidates, draws(seed_, of_watched));
     for (const tokens& p : prompts) gap += score_odds(scorer_.odds(p, dev_), dev_, middle(p)).reward / double(prompts.size());

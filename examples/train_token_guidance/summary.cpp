@@ -162,7 +162,7 @@ void summary_options::check(const shared_options& s) const {
   if (shortest > longest)
     throw input_error("--shortest " + std::to_string(shortest) + " is above --longest " +
                       std::to_string(longest));
-  if (const int least = 3 + longest + sentences * (shortest + 1); s.base.length < least)
+  if (const index_t least = 3 + longest + index_t{sentences} * (shortest + 1); s.base.length < least)
     throw input_error("--length " + std::to_string(s.base.length) + " is too little for " +
                       std::to_string(sentences) + " sentences of " + std::to_string(shortest) +
                       " tokens or more, a cue and a key sentence of up to " + std::to_string(longest) +
