@@ -4,6 +4,7 @@
 /// Lists are split by what they say, not by where they stand: the same prompt falls into the same part in
 /// every file, so that what a reward model has not seen is not what a policy is tuned on.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -70,7 +71,7 @@ void add_list(ranked_generations& to, const preference_list& list);
 /// Lists under a reward model, over many calls of a device.
 struct lists_scored {
   double loss = 0, accuracy = 0;
-  double accuracy_error = 0;  // standard error over lists: pairs of one list are not independent
+  double accuracy_error = NAN;  // standard error over lists: pairs of one list are not independent; of one list there is none
   index_t lists = 0, pairs = 0;
   std::vector<std::vector<double>> scores;  // e, of each list
 };

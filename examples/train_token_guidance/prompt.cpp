@@ -14,7 +14,7 @@ namespace {
 
 philox passages_of(index_t step) { return {0, static_cast<std::uint32_t>(step), 59u << 16}; }
 
-const std::vector<trainer::score_column> columns{{"accuracy", "accuracy %", 1}, {"dev", "dev %", 1},        {"best_gap", "gap, best 3", 1},
+const std::vector<trainer::score_column> columns{{"accuracy", "accuracy %", 1}, {"dev", "dev %", 1},        {"best_gap", "gap, best", 1},
                                                  {"gap", "gap, policy", 1},     {"entropy", "entropy", 2}, {"first", "first %", 0},
                                                  {"calls", "scored", 0},        {"read", "k read", 0},     {"seconds", "seconds", 0}};
 
@@ -124,7 +124,8 @@ void run_prompt(const prompt_options& o, const task& t) {
                     "Only the score of a whole prompt on " +
                     std::to_string(2 * o.shots) +
                     " labelled sentences is known. Guidance learns rewards of tokens from lists of prompts in order of their scores; delayed "
-                    "rewards give every token the score of its prompt. High accuracy at low entropy is a policy that has settled on few prompts.",
+                    "rewards give every token the score of its prompt. A reward's scale against --alpha decides how far a policy settles on few prompts, which "
+                    "is low entropy: rows compare like with like at like entropy.",
                 about, methods, columns, caption,
                 {{"score/gap",
                   {.title = "Score of drawn prompts",

@@ -138,8 +138,8 @@ void summary_options::add(trainer::flags& f, shared_options& s) {
   f.choice("--judged", judged, "documents that the table is about; validation to choose settings by",
            {"test", "validation"});
   f.whole("--sentences", sentences, "of a passage", 2);
-  f.whole("--shortest", shortest, "tokens of a passage's sentence");
-  f.whole("--longest", longest, "tokens of a passage's sentence");
+  f.whole("--shortest", shortest, "tokens of a passage's sentence, at least");
+  f.whole("--longest", longest, "tokens of a passage's sentence, at most");
   f.whole("--passages", passages, "to train on, at most", 2);
   f.whole("--tested", tested, "passages of the table, at most", 2);
   f.whole("--watched", watched,
@@ -206,7 +206,7 @@ void run_summary(const summary_options& o, const task& t) {
                               "sampling; exact: the key sentence word for "
                               "word; nats per token of the key sentence.";
   const std::string rewards_caption =
-      "pairs: of the texts drawn for a passage, those that the reward model orders as METEOR does; r: mean "
+      "pairs: of the texts drawn for a passage, those that the reward model orders as METEOR does, half of them by chance; r: mean "
       "reward of "
       "tokens of key sentences and of drawn texts; METEOR calls: texts it was asked about in training; words "
       "and seconds: "

@@ -123,10 +123,16 @@ class tune_task {
     all.emplace_back("preferences", std::to_string(parts_.fingerprint));
     return all;
   }
+  /// A file of one prompt is split by its lists, and prompts that lost their beginnings may be alike.
+  bool tested_unseen() const {
+    const std::set<tokens> tuned(training_.begin(), training_.end());
+    return std::none_of(test_.begin(), test_.end(), [&](const tokens& p) { return tuned.contains(p); });
+  }
   std::string corpus() const {
     return parts_.description + "; " + std::to_string(training_.size()) + " prompts to tune with, " +
            std::to_string(test_.size()) +
-           " that neither policy nor reward model has seen to test with; reward model: " +
+           (tested_unseen() ? " that neither policy nor reward model has seen to test with; reward model: "
+                            : " to test with, not all of them unseen: prompts of the file are alike; reward model: ") +
            reward_.guidance.about();
   }
 
@@ -393,6 +399,11 @@ class tune_task {
       lines.push_back("caution: entropy rose from " + with_digits(before, 2) + " to " +
                       with_digits(after, 2) +
                       " nats, texts come apart; try a smaller --entropy or a larger --pull");
+    const double short_ones = mean(untuned, "length"), long_ones = mean(o_.objective, "length");
+    if (!o_.whole_length && long_ones > 0.9 * o_.longest && short_ones < 0.8 * o_.longest)
+      lines.push_back("caution: texts grew from " + with_digits(short_ones, 1) + " to " + with_digits(long_ones, 1) +
+                      " of at most " + std::to_string(o_.longest) +
+                      " tokens, few of them end with a sentence: rewards of tokens need not say where to end" + remedy);
     if (drift > 1)
       lines.push_back("caution: the policy is " + with_digits(drift, 2) +
                       " nats per token from the untuned model, where rewards may mean little" + remedy);
@@ -421,7 +432,9 @@ class tune_task {
   void page() const {
     trainer::page_words words{
         "A language model under people's preferences",
-        "Texts for prompts that neither policy nor reward model has seen. reward: of tokens, mean over "
+        std::string(tested_unseen() ? "Texts for prompts that neither policy nor reward model has seen."
+                                    : "Texts for test prompts, of which some were tuned with too.") +
+            " reward: of tokens, mean over "
         "texts. score: their aggregate, by which the reward model orders "
         "texts. entropy: nats per token. drift: nats per token by which the policy's own texts are more "
         "probable to it than to the untuned model, an estimate of their "
