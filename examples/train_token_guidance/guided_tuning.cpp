@@ -59,6 +59,7 @@ class alternation {
       round_ = guidance_round(task_.round);
       training_ = true;
       forget_moments(*reward_);
+      if (best_) best_->copy(*reward_);  // should no validation say anything
     }
     return training_ ? guidance_step(at) : policy_step(at);
   }
@@ -92,6 +93,8 @@ class alternation {
     const ranking_result seen = machine_.rank(*reward_, lists, task_.rule);
     run_.observe(task_.seed, task_.name, updates_, "guidance",
                  {{"round", double(rounds_)}, {"step", double(round_.steps())}, {"loss", seen.loss}, {"accuracy", seen.accuracy()}, {"rate", round_.rate()}});
+    // Lists of a policy that writes one text alone are silent: a loss of 0 that is no merit.
+    if (seen.silent + 1 == static_cast<index_t>(lists.lists().size())) return;
     if (round_.validated(seen.loss) && best_) best_->copy(*reward_);
   }
   step_result policy_step(std::uint32_t at) {
