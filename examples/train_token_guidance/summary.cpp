@@ -25,11 +25,12 @@ philox draws(int seed, purpose what) {
   return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16};
 }
 
-const std::vector<trainer::score_column> columns{{"rouge_1", "R-1", 2},
-                                                 {"rouge_2", "R-2", 2},
-                                                 {"rouge_l", "R-L", 2},
-                                                 {"meteor", "METEOR", 2},
-                                                 {"drawn_rouge_l", "drawn R-L", 2},
+// Digits as many as intervals over seeds leave, and the page is wide enough for.
+const std::vector<trainer::score_column> columns{{"rouge_1", "R-1", 1},
+                                                 {"rouge_2", "R-2", 1},
+                                                 {"rouge_l", "R-L", 1},
+                                                 {"meteor", "METEOR", 1},
+                                                 {"drawn_rouge_l", "drawn R-L", 1},
                                                  {"exact", "exact %", 1},
                                                  {"nats", "nats", 3}},
     rewards{{"accuracy", "pairs", 3},     {"reward_key", "r key", 3}, {"reward_drawn", "r drawn", 3},
