@@ -21,7 +21,7 @@ namespace {
 enum purpose : std::uint32_t { of_policy = 60, of_reward, of_candidates, of_entropy, of_watched, of_random };
 philox draws(int seed, purpose what) { return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16}; }
 
-/// Of a scaled gap: rewards of tokens are 0 to 1.3, so that alpha means about as much to both.
+/// Of a scaled gap: at most 1, where rewards of tokens are at most 1.3. Scores of real prompts are a tenth of it, so alpha weighs more for them.
 constexpr double largest_score = 200;
 
 bool is_guidance(const std::string& method) { return method.starts_with("guidance"); }
