@@ -54,9 +54,9 @@ class soft_clipped_reward {
     return least_ + preference_kernel::log_of_one_more(odds_ * (x > 0 ? 1 : t) / (1 + t));
   }
   PLANLM_HD double slope(double z) const {
-    const double x = z - most_, t = ::exp(-::fabs(x)), large = 1 / (1 + t), small = t * large;
-    const double k = odds_ * (x > 0 ? large : small);
-    return k / (1 + k) * (x > 0 ? small : large);
+    const double x = z - most_, t = ::exp(-::fabs(x)), near_one = 1 / (1 + t), rest = t * near_one;
+    const double k = odds_ * (x > 0 ? near_one : rest);
+    return k / (1 + k) * (x > 0 ? rest : near_one);
   }
   /// What rewards approach as z grows.
   PLANLM_HD double supremum() const { return least_ + preference_kernel::log_of_one_more(odds_); }
