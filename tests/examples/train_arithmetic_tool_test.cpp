@@ -183,7 +183,8 @@ TEST_CASE("an arithmetic run that is stopped, or killed, and started again has t
     r.send(signal);
     last = r.wait();
     INFO(last.err);
-    CHECK((last.status == 0 || last.status == 130 || last.status == -SIGKILL));
+    const bool before_it_listened = last.status == -SIGINT && last.err.empty();  // on a busy machine
+    CHECK((last.status == 0 || last.status == 130 || last.status == -SIGKILL || before_it_listened));
     if (last.status == 130) CHECK(has(last.err, "run the same command again"));
     stops += last.status != 0;
   }
