@@ -17,8 +17,13 @@
 
 #include <planlm/backend/context.hpp>
 #include <planlm/backend/cpu/cpu.hpp>
-#include <planlm/backend/cpu/eigen_products.hpp>
 #include <planlm/ops/matmul.hpp>
+// g++ 12 warns about its own AVX-512 intrinsics once they are inlined (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <planlm/backend/cpu/eigen_products.hpp>
+#pragma GCC diagnostic pop
 
 namespace {
 
