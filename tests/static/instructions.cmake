@@ -40,7 +40,7 @@ count(2 "^check-instructions: [^\n]*kept.json: cases have to be counts above 0; 
 file(WRITE ${kept} "{")
 count(2 "^check-instructions: [^\n]*kept.json: [^\n]*\n$" 500)
 
-find_program(python python3)
+execute_process(COMMAND python3 -c "import sys; print(sys.executable)" OUTPUT_VARIABLE python OUTPUT_STRIP_TRAILING_WHITESPACE)
 set(ENV{PATH} ${WORK})
 execute_process(COMMAND ${python} ${SCRIPT} --program ${STAND_INS}/counted RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE out)
 if(NOT status EQUAL 0 OR NOT out MATCHES "no valgrind on the PATH")
