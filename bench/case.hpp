@@ -2,17 +2,18 @@
 ///
 /// A program bench_NAME has cases "CASE/SIZE"; in bench/cases.json they are NAME/CASE/SIZE. It takes --threads=N beside the flags of Google
 /// Benchmark. Counters of a case: `flops_per_second`, `bytes_per_second`; `of_gemm` and `of_copy`, the fractions of this machine's ceilings,
-/// where scripts/bench has handed them on; check numbers (`loss`, `norm`) that the peer has to reproduce to 1e-4 of themselves; `peak_bytes`
-/// and `own_bytes` of resident memory.
+/// where scripts/bench has handed them on; check numbers (`loss`, `norm`), the same whatever the number of iterations, which the peer has to
+/// reproduce to 1e-4 of themselves; `peak_bytes` and `own_bytes` of resident memory. A label (state.SetLabel) goes into the table: other
+/// products than the default's, say.
 ///
 ///     int main(int argc, char** argv) {
 ///       return bench::run(argc, argv, [](int threads) {
 ///         bench::add("full/K64", [=](benchmark::State& state) {
-///           ...                                             // inputs; no later than here:
-///           bench::resident_memory memory;                  // at the very beginning
-///           memory.inputs_are_made();                       // inputs, parameters and gradients are there
-///           for (auto _ : state) step();
-///           bench::report(state, {.flops = 6 * s * k * c, .bytes = ..., .checks = {{"loss", loss}, {"norm", norm}}, .memory = &memory});
+///           bench::resident_memory memory;        // before anything is made
+///           operands o(threads, ...);
+///           memory.inputs_are_made();             // inputs, parameters and gradients are there
+///           for (auto _ : state) o.step();
+///           bench::report(state, {.flops = 6 * s * k * c, .bytes = ..., .checks = {{"loss", o.loss()}, {"norm", o.norm()}}, .memory = &memory});
 ///         });
 ///       });
 ///     }

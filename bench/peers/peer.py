@@ -7,7 +7,8 @@
     {"case": "full/K65", "error": "there is no such case"}
 
 milliseconds: the median of the steps of S seconds, at least three (one for 0 seconds), after one step that is not timed. The second form
-keeps what a case has made, compiled code above all, until the process ends. Other numbers are what bench/NAME.cpp has to reproduce.
+keeps what a case has made, compiled code above all, until the process ends. Other numbers are what bench/NAME.cpp has to reproduce; they must
+not depend on how many steps were made (of a training step: the losses of the first steps).
 Memory is that of the process, so it is told only by the first form with one case and --seconds 0: `own_bytes` above inputs, parameters and
 gradients, `peak_bytes` with them; neither counts Python, PyTorch and the compiler of torch.compile.
 
