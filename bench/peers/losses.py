@@ -2,7 +2,8 @@
 """The losses of bench/bench_losses.cpp with their gradients in PyTorch, by autograd; peer.py says how it is called.
 
 sub_trajectory_balance/T...: 64 trajectories, as released code has it: one-step residuals, their cumulative sum, then one pass per length of
-pairs. trajectory_balance/T512. listwise_average, listwise_soft_min/L32x5: 32 lists of 5 generations of 4 to 128 tokens, padded to 128, an
+pairs. torch.compile unrolls that loop and takes minutes for hundreds of lengths, so what it gets instead is all pairs at once, which it can
+make one kernel of. trajectory_balance/T512. listwise_average, listwise_soft_min/L32x5: 32 lists of 5 generations of 4 to 128 tokens, padded to 128, an
 exact `logcumsumexp`. token_objective/V...: sum of w nll - h H through `log_softmax`. float32; `gradient` is the norm of the gradient of the
 first array (actions, logits, hidden states), `table_gradient` that of the table.
 """
@@ -23,7 +24,7 @@ def trajectories(length):
             peer.given((ROWS, length + 1), 1202, 20, -20))
 
 
-def sub_trajectory_balance(length):
+def sub_trajectory_balance(length, compiled):
     taken, stop, reward = trajectories(length)
     lengths = torch.full((ROWS,), length)
 
@@ -31,6 +32,9 @@ def sub_trajectory_balance(length):
         delta = reward[:, :-1] + taken + stop[:, 1:] - reward[:, 1:] - stop[:, :-1]
         points = torch.cat([torch.zeros_like(delta[:, :1]), delta], 1).cumsum(1)
         valid = torch.arange(length + 1)[None, :] <= lengths[:, None]
+        if compiled:
+            pairs = valid[:, None, :] & (torch.arange(length + 1)[None, :] > torch.arange(length + 1)[:, None])
+            return torch.where(pairs, points[:, None, :] - points[:, :, None], 0.0).square().sum() / pairs.sum()
         numerator, denominator = 0.0, 0.0
         for distance in range(1, length + 1):
             ends = valid[:, distance:]
@@ -42,7 +46,7 @@ def sub_trajectory_balance(length):
     return loss, (taken, stop, reward), {"gradient": taken}
 
 
-def trajectory_balance(length):
+def trajectory_balance(length, compiled):
     taken, stop, reward = trajectories(length)
 
     def loss(taken, stop, reward):
@@ -91,7 +95,7 @@ def token_objective(rows, width, vocabulary):
 def make(case, wrap):
     kind, size = case.split("/")
     if kind in ("sub_trajectory_balance", "trajectory_balance"):
-        loss_of, inputs, named = globals()[kind](int(size[1:]))
+        loss_of, inputs, named = globals()[kind](int(size[1:]), wrap.compiled)
     elif kind.startswith("listwise_") and size == f"L{LISTS}x{PLACES}":
         loss_of, inputs, named = listwise(kind.removeprefix("listwise_"))
     elif kind == "token_objective" and size in OBJECTIVES:

@@ -14,7 +14,7 @@ gradients, `peak_bytes` with them; neither counts Python, PyTorch and the compil
 
 A peer is a function and a call:
 
-    def make(case, wrap):                      # case: "full/K64", KeyError(case) if unknown; wrap: torch.compile, or nothing
+    def make(case, wrap):                      # case: "full/K64", KeyError(case) if unknown; wrap: torch.compile, or nothing (wrap.compiled)
         forward = wrap(lambda s, table: torch.softmax(s, -1) @ table)
         def step(): ...                        # forward, backward
         return peer.Work(step, checks=lambda: {"loss": ..., "norm": ...}, leaves=[s, table])
@@ -81,6 +81,7 @@ class Peer:
         self.make, self.made = make, {}
         # A shape is compiled for itself, as a user with one shape would have it.
         self.wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        self.wrap.compiled = compiled
         self.wrap(lambda: None)  # what it imports should not count as memory of the first case
 
     def measure(self, case, seconds):
