@@ -167,6 +167,22 @@ if(count)
   fail("something was measured in no time")
 endif()
 
+# --- no PyTorch and no network: said, and ours is measured alone -------------------------------------------------------------
+file(COPY ${SCRIPTS}/bench ${SCRIPTS}/bench-page DESTINATION ${WORK}/root/scripts)
+file(WRITE ${WORK}/root/bench/peers/make-venv "#!/bin/sh\necho pip: no network\nexit 1\n")
+file(CHMOD ${WORK}/root/bench/peers/make-venv PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+file(WRITE ${WORK}/cases.json "{\"cases\": [{\"case\": \"stand/memory/N1\"}]}")
+execute_process(COMMAND ${WORK}/root/scripts/bench --build ${WORK}/build --case-file ${WORK}/cases.json --threads 1 --seconds 0.01
+                RESULT_VARIABLE status OUTPUT_VARIABLE printed ERROR_VARIABLE printed)
+expect_text("left out: everything of PyTorch; there is no PyTorch here, and bench/peers/make-venv could not get it: pip: no network")
+file(READ ${WORK}/root/docs/benchmarks.json result)  # the default, for all cases
+expect_row(stand/memory/N1 " time" ours 2)
+expect_entry(left_out 0 case "^[*]$")
+file(READ ${WORK}/root/docs/benchmarks.md page)
+if(NOT status EQUAL 0 OR NOT page MATCHES "Left out:\n\n- everything: there is no PyTorch here")
+  fail("without PyTorch: status ${status}, the page is\n${page}")
+endif()
+
 # --- broken lists of cases: one line each, nothing written -------------------------------------------------------------------
 file(REMOVE ${WORK}/out/benchmarks.json)
 function(refused_list cases pattern)
