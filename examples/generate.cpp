@@ -4,14 +4,11 @@
 ///     generate --run run/book --prompt "In the beginning God created the heaven and the earth."
 ///     generate --run run/book --prompt "..." --plan 3,17,5      # the first three sentences follow these labels
 ///     generate --run run/book --labels                         # what the labels stand for
+///     generate --run run/book --variant none --language-model run/tuned/seed-1.language-model.safetensors
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
-#include <system_error>
-#include <map>
 #include <new>
 #include <string>
 #include <thread>
@@ -28,7 +25,7 @@ namespace {
 using namespace train_planner_lm;
 
 struct wishes {
-  std::filesystem::path run;
+  std::filesystem::path run, language_model;
   std::string variant = "mixture-joint", prompt;
   std::vector<int> plan;
   int seed = -1, tokens = 120, longest_sentence = 64, samples = 1, top_k = 0, threads = 0;
@@ -42,7 +39,10 @@ bool parse(int argc, char** argv, wishes& w, int& status) {
   app.get_formatter()->column_width(30);
   app.add_option_function<std::string>("--run", [&](const std::string& value) { w.run = value; }, "folder that train_planner_lm --out named")->required();
   app.add_option("--variant", w.variant, "of the run; none is the language model alone")->capture_default_str();
-  app.add_option("--seed", w.seed, "of the run; default its first")->check(CLI::Range(0, 1000000));
+  app.add_option_function<std::string>(
+      "--language-model", [&](const std::string& value) { w.language_model = value; },
+      "file that train_token_guidance --task tune wrote, in place of the run's own; planner and adapters stay as they were trained, with the untuned one");
+  app.add_option("--seed", w.seed, "of the run; default its first, or the one that --language-model was tuned from")->check(CLI::Range(0, 1000000));
   app.add_option("--prompt", w.prompt, "sentences to go on from; without them the text begins from nothing");
   app.add_option("--plan", w.plan, "labels of the first sentences written, comma-separated; the planner chooses the others")->delimiter(',');
   app.add_option("--tokens", w.tokens, "how many to write")->check(CLI::Range(1, 100000))->capture_default_str();
@@ -111,18 +111,6 @@ void show_labels(const kept_language& k) {
   }
 }
 
-/// The lowest seed that has a base language model; 1 if none has.
-int first_seed(const std::filesystem::path& folder) {
-  int first = -1;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    int seed = 0;
-    if (!name.starts_with("seed-") || !name.ends_with(".base.safetensors")) continue;
-    if (std::from_chars(name.data() + 5, name.data() + name.size(), seed).ec == std::errc{} && (first < 0 || seed < first)) first = seed;
-  }
-  return first < 0 ? 1 : first;
-}
-
 /// As the run's text was split.
 std::vector<std::string> sentences_of(const std::string& prompt, const std::string& splitter) {
   if (text::tidy(prompt).empty()) return {};
@@ -133,7 +121,10 @@ std::vector<std::string> sentences_of(const std::string& prompt, const std::stri
 
 void generate(const wishes& w) {
   const finished_run run = read_run(w.run);
-  const int seed = w.seed >= 0 ? w.seed : first_seed(w.run);
+  const int tuned = w.language_model.empty() ? -1 : tuned_from(w.language_model, run);
+  const int seed = w.seed >= 0 ? w.seed : tuned >= 0 ? tuned : first_seed(w.run);
+  if (tuned >= 0 && seed != tuned)
+    throw input_error("--seed " + std::to_string(seed) + ": " + w.language_model.string() + " was tuned from seed " + std::to_string(tuned) + "; leave --seed out");
   const kept_language k = read_language(w.run, run, seed);
   if (w.labels) return show_labels(k);
   const std::vector<std::string> known = variant_names(run.flags);
@@ -146,7 +137,8 @@ void generate(const wishes& w) {
     throw input_error("--plan: " + w.variant + " follows no plan (" + plan.about + "); choose another --variant");
 
   const auto device = make_cpu_learner(sizes_of(run.flags, k.vocabulary.size()), w.threads);
-  const kept_variant v = read_variant(*device, w.run, run, plan, seed);
+  kept_variant v = read_variant(*device, w.run, run, plan, seed);
+  if (tuned >= 0) replace_language_model(v, *device, w.language_model, run, plan);
   device->training = false;
   writing_rule rule;
   rule.new_tokens = w.tokens;

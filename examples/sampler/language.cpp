@@ -94,7 +94,7 @@ void base_options::add(trainer::flags& f) {
   f.whole("--width", width, "its width");
   f.whole("--heads", heads, "its attention heads");
   f.whole("--length", length, "tokens of context");
-  f.whole("--base-steps", steps, "steps of the language model that rewards");
+  f.whole("--base-steps", steps, "steps of the base language model");
   f.whole("--base-batch", batch, "passages of each of its steps");
   f.above_zero("--base-rate", rate, "its learning rate");
 }

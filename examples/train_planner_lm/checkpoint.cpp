@@ -1,8 +1,10 @@
 /// Files of a run, read back.
 #include "checkpoint.hpp"
+#include <charconv>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <system_error>
 #include <utility>
 #include <nlohmann/json.hpp>
 #include "batches.hpp"
@@ -103,6 +105,36 @@ kept_variant read_variant(learner& device, const std::filesystem::path& folder, 
   if (plan.labels_by == predictor::look_ahead) v.planner = read(fresh(learner::kind::look_ahead), "look-ahead");
   else v.planner = read(fresh(learner::kind::planner), plan.joint ? name + ".planner" : "planner");
   return v;
+}
+
+int first_seed(const std::filesystem::path& folder) {
+  int first = -1;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    int seed = 0;
+    if (!name.starts_with("seed-") || !name.ends_with(".base.safetensors")) continue;
+    if (std::from_chars(name.data() + 5, name.data() + name.size(), seed).ec == std::errc{} && (first < 0 || seed < first)) first = seed;
+  }
+  return first < 0 ? 1 : first;
+}
+
+int tuned_from(const std::filesystem::path& file, const finished_run& run) {
+  must_exist(file, "give the language model that train_token_guidance --task tune wrote");
+  const auto about = tensor_file(file).metadata();
+  const auto of = about.find("of"), seed = about.find("run_seed");
+  if (of == about.end() || seed == about.end() || !about.contains("objective"))
+    throw input_error(file.string() + ": is no language model of train_token_guidance --task tune");
+  if (of->second != run.identity)
+    throw input_error(file.string() + ": was tuned from another run of train_planner_lm; give the --run that it was tuned from");
+  return static_cast<int>(std::strtol(seed->second.c_str(), nullptr, 10));
+}
+
+void replace_language_model(kept_variant& v, learner& device, const std::filesystem::path& file, const finished_run& run, const variant_plan& plan) {
+  if (v.lm)
+    throw input_error("--language-model: " + plan.name + " has a language model of its own, tuned together with its plans; choose another --variant");
+  auto lm = device.make(learner::kind::language_model, philox{}, false);
+  run::load_parameters(*lm, file, {{"of", run.identity}});
+  v.lm = std::move(lm);
 }
 
 }  // namespace train_planner_lm

@@ -33,6 +33,15 @@ struct kept_variant {
 /// Errors: input_error for a variant that this run has not, naming those it has, or for damaged files.
 kept_variant read_variant(learner& device, const std::filesystem::path& folder, const finished_run& run, const variant_plan& plan, int seed);
 
+/// The lowest seed that has a base language model; 1 if none has.
+int first_seed(const std::filesystem::path& folder);
+/// Which seed's language model a file of train_token_guidance --task tune was tuned from. Errors: input_error for another file, or one of
+/// another run than `run`.
+int tuned_from(const std::filesystem::path& file, const finished_run& run);
+/// A language model of such a file takes the place of the run's own; adapters and planner stay. Errors: input_error, also where the variant has
+/// tuned the language model itself.
+void replace_language_model(kept_variant& v, learner& device, const std::filesystem::path& file, const finished_run& run, const variant_plan& plan);
+
 /// Whether a generator can follow the variant's plans: not where it is told the truth, nor where labels are tokens of the text or come from
 /// the language model's own label head.
 bool can_write(const variant_plan& plan);

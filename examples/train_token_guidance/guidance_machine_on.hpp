@@ -89,11 +89,11 @@ class guidance_machine_on final : public sampler::machine_on<B, guidance_machine
     auto scope = this->begin();
     const source& model = source::in(policy);
     auto& g = source::in(policy).lm_gradients();
-    const predicted said = targets_of(texts, rewards);
-    auto [h, pullback] = lm_(cx_, model.lm_weights(), this->ids(texts.tokens()), rows_of(texts));
-    const guided_tokens<B> batch{this->ids(said.token), cx_.upload(said.reward), this->ids(texts.offsets())};
+    const auto rows = upload(cx_, texts);
+    auto [h, pullback] = lm_(cx_, model.lm_weights(), rows.tokens, rows.rows);
+    const auto batch = predicted_tokens(cx_, rows, const_accum_tensor<B>(cx_.upload(rewards, static_cast<index_t>(rewards.size()))));
     const auto loss = how(cx_, const_tensor<B>(h), const_tensor<B>(model.lm_weights().token.table), batch, g.token.table, rules_of(penalty));
-    guided_result out = means(loss, said);
+    guided_result out = means(loss, texts);
     pullback(const_tensor<B>(loss.gradient), g);
     out.step = this->update(policy, nullptr, double(cx_.read_one(loss.total)), texts.generated_tokens(), r);
     return out;
@@ -101,12 +101,13 @@ class guidance_machine_on final : public sampler::machine_on<B, guidance_machine
   guided_result guided_loss(const part& policy, const packed_generations& texts, std::span<const float> penalty) override {
     auto scope = this->begin(false);
     const source& model = source::in(policy);
-    const std::vector<float> none(static_cast<std::size_t>(texts.generated_tokens()), 1.0f);
-    const predicted said = targets_of(texts, none);
-    const auto h = lm_(cx_, model.lm_weights(), this->ids(texts.tokens()), rows_of(texts)).value;
-    const auto loss = ops::linear_token_objective<B>(cx_, const_tensor<B>(h), const_tensor<B>(model.lm_weights().token.table), this->ids(said.token), {},
-                                                     {}, rules_of(penalty));
-    guided_result out = means(loss, said);
+    const auto rows = upload(cx_, texts);
+    const std::vector<accum> unrewarded(static_cast<std::size_t>(texts.generated_tokens()), accum(0));
+    const auto said = predicted_tokens(cx_, rows, const_accum_tensor<B>(cx_.upload(unrewarded))).tokens;
+    const auto h = lm_(cx_, model.lm_weights(), rows.tokens, rows.rows).value;
+    const auto loss = ops::linear_token_objective<B>(cx_, const_tensor<B>(h), const_tensor<B>(model.lm_weights().token.table), said, {}, {},
+                                                     rules_of(penalty));
+    guided_result out = means(loss, texts);
     out.step = {out.nll, texts.generated_tokens(), 0};
     return out;
   }
@@ -116,7 +117,7 @@ class guidance_machine_on final : public sampler::machine_on<B, guidance_machine
     std::vector<int> last;
     for (std::size_t s = 1; s < sequences.offsets.size(); ++s) last.push_back(sequences.offsets[s] - 1);
     const const_tensor<B> table(p.token.table);
-    const auto h = lm_(cx_, p, this->ids(sequences.tokens), base::rows_of(sequences)).value;
+    const auto h = lm_(cx_, p, this->ids(sequences.tokens), this->rows_of(sequences)).value;
     const const_tensor<B> behind(ops::gather_rows(cx_, const_tensor<B>(h), this->ids(last))), few(ops::gather_rows(cx_, table, this->ids(choices)));
     const auto z = cx_.read(const_tensor<B>(ops::matmul_nt(cx_, behind, few)));  // (S, choices)
     std::vector<float> out(z.size());
@@ -131,27 +132,13 @@ class guidance_machine_on final : public sampler::machine_on<B, guidance_machine
   }
 
  private:
-  /// What each packed row predicts, below 0 for nothing, and what that earns: row r has the token behind it.
-  struct predicted {
-    std::vector<int> token;
-    std::vector<accum> reward;
-  };
-  static predicted targets_of(const packed_generations& texts, std::span<const float> rewards) {
-    predicted out{std::vector<int>(texts.tokens().size(), -1), std::vector<accum>(texts.tokens().size(), accum(0))};
-    for (std::size_t i = 0; i < texts.generated().size(); ++i) {
-      const auto row = static_cast<std::size_t>(texts.generated()[i]);
-      out.token[row - 1] = texts.tokens()[row];
-      out.reward[row - 1] = rewards[i];
-    }
-    return out;
-  }
   /// Over the tokens that are predicted.
-  guided_result means(const token_objective_loss<B>& loss, const predicted& said) {
+  guided_result means(const token_objective_loss<B>& loss, const packed_generations& texts) {
     const auto nll = cx_.read(const_accum_tensor<B>(loss.nll)), entropy = cx_.read(const_accum_tensor<B>(loss.entropy));
     guided_result out;
     double count = 0;
-    for (std::size_t r = 0; r < said.token.size(); ++r) {
-      if (said.token[r] < 0) continue;
+    for (std::size_t r = 0; r < texts.predicts().size(); ++r) {
+      if (texts.predicts()[r] < 0) continue;
       out.nll += double(nll[r]), out.entropy += double(entropy[r]), count += 1;
     }
     if (count > 0) out.nll /= count, out.entropy /= count;
@@ -161,9 +148,6 @@ class guidance_machine_on final : public sampler::machine_on<B, guidance_machine
     token_rules<B> rules;
     if (!penalty.empty()) rules.penalty = cx_.upload(penalty, static_cast<index_t>(penalty.size()));
     return rules;
-  }
-  sequences<B> rows_of(const packed_generations& texts) {
-    return {this->ids(texts.offsets()), texts.offsets().data(), this->ids(texts.positions())};
   }
   template <class Z>
   preference_loss<B, accum> ranked(const Z& z, const generated_rows<B>& rows, const ranked_generations& lists, const guidance_rule& rule) {

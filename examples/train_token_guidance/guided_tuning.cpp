@@ -38,17 +38,18 @@ class alternation {
   /// Everything else, for checkpoints.
   trainer::named_memory memory() {
     const auto write = [this] {
-      std::vector<double> all{double(updates_), double(rounds_), double(training_), double(trained_at_)};
+      std::vector<double> all{double(updates_), double(rounds_), double(training_), double(judged_), double(trained_at_)};
       const std::vector<double> round = round_.state();
       all.insert(all.end(), round.begin(), round.end());
       return all;
     };
     const auto read = [this](std::span<const double> kept) {
-      const bool right = kept.size() > 4 && kept[0] >= 0 && kept[0] <= double(task_.updates) && kept[1] >= 0 && (kept[2] == 0 || kept[2] == 1);
+      const auto either = [](double v) { return v == 0 || v == 1; };
+      const bool right = kept.size() > 5 && kept[0] >= 0 && kept[0] <= double(task_.updates) && kept[1] >= 0 && either(kept[2]) && either(kept[3]);
       if (!right) throw input_error("where guidance and policy stood is damaged");
-      round_.restore(kept.subspan(4));
+      round_.restore(kept.subspan(5));
       updates_ = static_cast<index_t>(kept[0]), rounds_ = static_cast<index_t>(kept[1]);
-      training_ = kept[2] != 0, trained_at_ = static_cast<index_t>(kept[3]);
+      training_ = kept[2] != 0, judged_ = kept[3] != 0, trained_at_ = static_cast<index_t>(kept[4]);
     };
     return {"alternation", write, read};
   }
@@ -59,6 +60,7 @@ class alternation {
       round_ = guidance_round(task_.round);
       training_ = true;
       forget_moments(*reward_);
+      judged_ = false;
     }
     return training_ ? guidance_step(at) : policy_step(at);
   }
@@ -67,9 +69,7 @@ class alternation {
     return training_ ? "in the rewards of round " + std::to_string(rounds_ + 1) : "in the policy's log-probabilities after " + std::to_string(updates_) + " updates";
   }
   void observe() {
-    if (!task_.observe || observed_ == updates_) return;
-    observed_ = updates_;
-    run_.observe(task_.seed, task_.name, updates_, "score", task_.observe());
+    if (task_.observe) run_.observe(task_.seed, task_.name, updates_, "score", task_.observe());
   }
 
  private:
@@ -83,7 +83,7 @@ class alternation {
     if (!std::isfinite(r.loss) || !std::isfinite(r.gradient)) return r;
     if (round_.stepped()) validate(at);
     if (round_.finished()) {
-      if (best_) reward_->copy(*best_);
+      if (best_ && judged_) reward_->copy(*best_);
       training_ = false, trained_at_ = updates_, ++rounds_;
     }
     return r;
@@ -94,10 +94,13 @@ class alternation {
     const ranking_result seen = machine_.rank(*reward_, lists, task_.rule);
     run_.observe(task_.seed, task_.name, updates_, "guidance",
                  {{"round", double(rounds_)}, {"step", double(round_.steps())}, {"loss", seen.loss}, {"accuracy", seen.accuracy()}, {"rate", round_.rate()}});
+    // Lists of a policy that writes one text alone are silent: a loss of 0 that is no merit. Where all validations are, the last weights stay.
+    if (seen.silent + 1 == static_cast<index_t>(lists.lists().size())) return;
+    judged_ = true;
     if (round_.validated(seen.loss) && best_) best_->copy(*reward_);
   }
   step_result policy_step(std::uint32_t at) {
-    observe();
+    if (updates_ == 0) observe();
     const guided_result r = task_.update(updates_, draws(task_.seed, of_update).at_step(at));
     ++updates_;
     if (updates_ % std::max<index_t>(1, task_.updates / 50) == 0)
@@ -112,8 +115,8 @@ class alternation {
   const guided_task& task_;
   guidance_round round_;
   std::unique_ptr<part> best_;
-  index_t updates_ = 0, rounds_ = 0, trained_at_ = -1, observed_ = -1;
-  bool training_ = false;
+  index_t updates_ = 0, rounds_ = 0, trained_at_ = -1;
+  bool training_ = false, judged_ = false;  // in a round; it had a validation that said something
 };
 
 }  // namespace

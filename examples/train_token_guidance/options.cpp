@@ -24,6 +24,9 @@ std::string task_named(int argc, char** argv) {
 bool parse(int argc, char** argv, options& o, int& status) {
   o.shared.name = task_named(argc, argv);
   const std::string& name = o.shared.name;
+  // Before the flags of a task that there is not are complaints about flags.
+  if (std::find(tasks.begin(), tasks.end(), name) == tasks.end())
+    throw input_error("--task: '" + name + "' is none of " + trainer::listed(tasks));
   if (name == "prompt") o.task = prompt_options{};
   else if (name == "summary") o.task = summary_options{};
   else if (name == "reward") o.task = reward_options{};

@@ -14,7 +14,7 @@ namespace {
 
 philox passages_of(index_t step) { return {0, static_cast<std::uint32_t>(step), 59u << 16}; }
 
-const std::vector<trainer::score_column> columns{{"accuracy", "accuracy %", 1}, {"dev", "dev %", 1},        {"best_gap", "gap, best 3", 1},
+const std::vector<trainer::score_column> columns{{"accuracy", "accuracy %", 1}, {"dev", "dev %", 1},        {"best_gap", "gap, best", 1},
                                                  {"gap", "gap, policy", 1},     {"entropy", "entropy", 2}, {"first", "first %", 0},
                                                  {"calls", "scored", 0},        {"read", "k read", 0},     {"seconds", "seconds", 0}};
 
@@ -22,6 +22,7 @@ const std::vector<trainer::score_column> columns{{"accuracy", "accuracy %", 1}, 
 
 void prompt_options::add(trainer::flags& f, shared_options& s) {
   s.text.vocabulary = 4096;
+  s.base.steps = 4000, s.base.rate = 3e-3, s.guidance.rate = 1e-3;
   f.words("--class", class_files, "NAME=FILE, twice: a class and its sentences, one on each line");
   f.words("--label-words", label_words, "the words that the language model says for the classes, in their order; default great,terrible");
   s.text.add(f);
@@ -33,7 +34,8 @@ void prompt_options::add(trainer::flags& f, shared_options& s) {
   f.whole("--pool", pool, "sentences that the labelled ones are drawn from", 2);
   f.whole("--sentence", sentence, "tokens of a sentence; what is longer is cut");
   f.word("--manual-prompt", manual, "what the row manual writes");
-  f.yes("--calibrate", calibrate, "take the median odds over 32 unlabelled sentences off those behind each prompt, of all rows");
+  f.yes("--calibrate", calibrate,
+        "take the median odds behind a prompt over the training sentences, labels unread, off all odds behind it; of all rows");
   f.whole("--prompt-length", length, "tokens of a prompt");
   f.whole("--top-k", top_k, "most probable tokens that each is drawn from");
   f.whole("--updates", updates, "of the policy");
@@ -61,15 +63,15 @@ void prompt_options::check(const shared_options& s) const {
     throw input_error("--class: " + std::to_string(class_files.size()) + " classes, expected two: --class NAME=FILE --class NAME=FILE");
   if (label_words.size() != 2)
     throw input_error("--label-words: " + std::to_string(label_words.size()) + " words, expected one for each of the two classes");
-  if (4 * shots > pool)
-    throw input_error("--shots " + std::to_string(shots) + ": of both classes to train on and to choose by these are " + std::to_string(4 * shots) +
+  if (shots > pool / 4)
+    throw input_error("--shots " + std::to_string(shots) + ": of both classes to train on and to choose by these are " + std::to_string(4LL * shots) +
                       " sentences, but --pool keeps " + std::to_string(pool) + "; raise --pool");
   if (places > drawn) throw input_error("--places " + std::to_string(places) + " of a list is above --drawn " + std::to_string(drawn));
   if (share <= 0) throw input_error("--share: give a number above 0, or no sentence would score a prompt");
   // BOS, sentence, its end, prompt.
   if (sentence + length + 2 > s.base.length)
-    throw input_error("--length " + std::to_string(s.base.length) + ": sentences of " + std::to_string(sentence) + " tokens (--sentence) and prompts of " +
-                      std::to_string(length) + " (--prompt-length) need " + std::to_string(sentence + length + 2));
+    throw input_error("--length " + std::to_string(s.base.length) + ": sentences of " + std::to_string(sentence) +
+                      " tokens (--sentence) and prompts of " + std::to_string(length) + " (--prompt-length) need " + std::to_string(sentence + length + 2));
   s.base.check();
 }
 
@@ -77,10 +79,12 @@ void run_prompt(const prompt_options& o, const task& t) {
   const prompt_text text = read_prompt_text(o, t);
   if (const auto manual = text.language.encode(o.manual).size() + static_cast<std::size_t>(o.sentence) + 2;
       manual > static_cast<std::size_t>(t.base.length))
-    throw input_error("--manual-prompt: with a sentence it takes " + std::to_string(manual) + " tokens, --length is " + std::to_string(t.base.length));
+    throw input_error("--manual-prompt: with a sentence it takes " + std::to_string(manual) + " tokens, --length is " +
+                      std::to_string(t.base.length));
   const auto device = make_guidance_machine(t.base.device, t.base.sizes(text.language.size()), t.common.threads);
   const auto untrained = device->make(philox{}, false);
-  const auto pieces = prompt_scorer(*device, *untrained, text, o).labels();  // words that cannot be told apart are refused before anything is written
+  // Words that cannot be told apart are refused before anything is written.
+  const auto pieces = prompt_scorer(*device, *untrained, text, o).labels();
 
   auto settings = t.settings;
   std::erase_if(settings, [](const auto& s) { return s.first == "--class"; });  // where files lie decides nothing
@@ -92,7 +96,7 @@ void run_prompt(const prompt_options& o, const task& t) {
 
   const sampler::passages known(text.language, text.known, t.base.length), unknown(text.language, text.unknown, t.base.length);
   const auto base = sampler::base_model(*device, run, t.base, [&](index_t s) { return known.batch(t.base.batch, passages_of(s)); });
-  prompt_scorer scorer(*device, *base, text, o);
+  const prompt_scorer scorer(*device, *base, text, o);
   const std::string about =
       text.about + "; vocabulary " + std::to_string(text.language.size()) + "; the frozen language model needs " +
       with_digits(nats_per_token(*device, *base, unknown.all(400)), 3) + " nats per token of text it has not seen and says '" +
@@ -102,7 +106,7 @@ void run_prompt(const prompt_options& o, const task& t) {
 
   const std::vector<std::string> names = o.methods.empty() ? prompt_methods() : o.methods;
   const std::vector<prompt_example> scored = scorer.read(o.score == "test" ? text.sentences.test : text.sentences.validation);
-  tested_prompts tested;
+  known_odds tested;
   std::vector<trainer::method_about> methods;
   for (const std::string& name : names) methods.push_back({name, about_prompt_method(name, o, t.guidance)});
   const std::string which = std::to_string(scored.size()) + " " + o.score + " sentences";
@@ -111,26 +115,28 @@ void run_prompt(const prompt_options& o, const task& t) {
       " labelled sentences (training and dev together); dev: their accuracy on the dev sentences; gap: the score, from -180 to 200, of these and of "
       "prompts drawn by the policy, on the labelled sentences; entropy of the policy in nats per token; first: sentences taken for '" +
       text.classes[0] + "'; scored: prompts whose true score was asked for, read: thousands of sentences that took." +
-      (o.calibrate ? " Behind each prompt the median odds over 32 unlabelled sentences are taken off." : "");
+      (o.calibrate ? " Calibrated: off all odds behind a prompt their median over the training sentences is taken, labels unread." : "");
   const auto page = [&] {
     write_page(t.folder, book,
                {"Prompts for a frozen language model",
                 "A policy writes prompts of " + std::to_string(o.length) +
-                    " tokens that stand between a sentence and a word; the word that a frozen language model finds more probable is the class. Only the "
-                    "score of a whole prompt on " +
+                    " tokens that stand between a sentence and a word; the word that a frozen language model finds more probable is the class. "
+                    "Only the score of a whole prompt on " +
                     std::to_string(2 * o.shots) +
                     " labelled sentences is known. Guidance learns rewards of tokens from lists of prompts in order of their scores; delayed "
-                    "rewards give every token the score of its prompt. High accuracy at low entropy is a policy that has settled on few prompts.",
+                    "rewards give every token the score of its prompt. A reward's scale against --alpha decides how far a policy settles on few prompts, which "
+                    "is low entropy: rows compare like with like at like entropy.",
                 about, methods, columns, caption,
                 {{"score/gap",
                   {.title = "Score of drawn prompts",
                    .caption = "On the dev sentences, over training.",
                    .x_title = "update",
                    .y_title = "gap, -180 to 200"}},
-                 {"policy/entropy", {.title = "Entropy of the policy", .caption = "Of its drawn prompts.", .x_title = "update", .y_title = "nats per token"}},
+                 {"policy/entropy",
+                  {.title = "Entropy of the policy", .caption = "Of its drawn prompts.", .x_title = "update", .y_title = "nats per token"}},
                  {"guidance/accuracy",
                   {.title = "Pairs of prompts in the right order",
-                   .caption = "By the reward model, in lists scored on the dev sentences, at the end of each training.",
+                   .caption = "By the reward model, in lists scored on the dev sentences, at the end of each training; 0 where all prompts are one.",
                    .x_title = "update",
                    .y_title = "share"}}},
                 {},
@@ -151,8 +157,8 @@ void run_prompt(const prompt_options& o, const task& t) {
   page();
   std::error_code ignored;
   std::filesystem::remove(run.checkpoint(), ignored);
-  std::cout << '\n' << about << '\n' << printed(book.table(methods, columns, t.common)) << caption << "\nreport:  " << t.folder.file("report.html").string()
-            << "\nresults: " << t.folder.file("results.json").string() << '\n';
+  std::cout << '\n' << about << '\n' << printed(book.table(methods, columns, t.common)) << caption << "\nreport:  "
+            << t.folder.file("report.html").string() << "\nresults: " << t.folder.file("results.json").string() << '\n';
 }
 
 }  // namespace train_token_guidance

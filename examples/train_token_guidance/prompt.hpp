@@ -17,11 +17,11 @@ struct prompt_options {
   int test = 2000, validation = 1000, pool = 400, shots = 16;
   int sentence = 48;                          // tokens of a sentence that are read
   int length = 5, top_k = 256;                // of a prompt; tokens that are drawn from
-  int updates = 400, samples = 16;            // of the policy; prompts of each
+  int updates = 120, samples = 16;            // of the policy; prompts of each
   int drawn = 16, lists = 64, places = 5;     // of a step of guidance: prompts drawn, lists made of them, prompts in each
-  int rounds_every = 50, round_steps = 40, validate_every = 10;
+  int rounds_every = 12, round_steps = 18, validate_every = 18;
   double share = 0.8;                         // of the labelled sentences that a step of guidance scores prompts by
-  double alpha = 0.125, rate = 1e-3, clip = 5, scale = 32;
+  double alpha = 0.05, rate = 2e-3, clip = 5, scale = 32;
   int rank = 8;
   int candidates = 16, best = 3;
   bool calibrate = false;

@@ -8,8 +8,7 @@
 namespace train_token_guidance {
 namespace {
 
-constexpr std::size_t calibrating = 32;  // unlabelled sentences
-constexpr std::size_t together = 250;    // sequences of a call
+constexpr std::size_t together = 250;  // sequences of a call
 
 std::array<int, 2> first_pieces(const prompt_text& text, const std::vector<std::string>& words) {
   const tokens a = text.language.encode(words[0]), b = text.language.encode(words[1]);
@@ -23,14 +22,7 @@ std::array<int, 2> first_pieces(const prompt_text& text, const std::vector<std::
 }  // namespace
 
 prompt_scorer::prompt_scorer(guidance_machine& m, const part& lm, const prompt_text& text, const prompt_options& o)
-    : machine_(m), lm_(lm), text_(text), most_(static_cast<std::size_t>(o.sentence)), labels_(first_pieces(text, o.label_words)) {
-  if (!o.calibrate) return;
-  const auto& all = text.sentences.unlabelled;
-  const std::size_t count = std::min(calibrating, all.size());
-  std::vector<train_latent_classifier::example> some;
-  for (std::size_t i = 0; i < count; ++i) some.push_back({all[i * all.size() / count], 0});
-  unlabelled_ = read(some);
-}
+    : machine_(m), lm_(lm), text_(text), most_(static_cast<std::size_t>(o.sentence)), labels_(first_pieces(text, o.label_words)) {}
 
 std::vector<prompt_example> prompt_scorer::read(std::span<const train_latent_classifier::example> sentences) const {
   std::vector<prompt_example> out;
@@ -54,34 +46,30 @@ std::vector<double> prompt_scorer::odds(const tokens& prompt, std::span<const pr
       texts.add(all, all.size());
     }
     const std::vector<float> p = machine_.choice_probabilities(lm_, texts, labels_);
-    for (std::size_t i = 0; i < p.size(); i += 2) out.push_back(std::log(std::max(double(p[i]), 1e-30)) - std::log(std::max(double(p[i + 1]), 1e-30)));
+    const auto log_of = [&](std::size_t i) { return std::log(std::max(double(p[i]), 1e-30)); };
+    for (std::size_t i = 0; i < p.size(); i += 2) out.push_back(log_of(i) - log_of(i + 1));
   }
   return out;
 }
 
-prompt_score prompt_scorer::score(const tokens& prompt, std::span<const prompt_example> examples) {
-  double middle = 0;
-  if (!unlabelled_.empty()) {
-    const auto [at, fresh] = median_.try_emplace(prompt, 0.0);
-    if (fresh) {
-      std::vector<double> all = odds(prompt, unlabelled_);
-      std::sort(all.begin(), all.end());
-      at->second = (all[(all.size() - 1) / 2] + all[all.size() / 2]) / 2;
-    }
-    middle = at->second;
-  }
+prompt_score score_odds(std::span<const double> odds, std::span<const prompt_example> examples, double middle) {
   prompt_score mean;
   std::vector<double> p;
   std::vector<int> labels;
-  for (const double o : odds(prompt, examples)) {
-    const double first = 1 / (1 + std::exp(middle - o));
+  for (std::size_t i = 0; i < odds.size(); ++i) {
+    const double first = 1 / (1 + std::exp(middle - odds[i]));
     p.insert(p.end(), {first, 1 - first});
-    mean.first += first > 0.5 ? 1 / double(examples.size()) : 0;
+    labels.push_back(examples[i].label);
+    mean.first += first > 0.5 ? 1 / double(odds.size()) : 0;
   }
-  for (const prompt_example& e : examples) labels.push_back(e.label);
   const label_gap_score s = label_gap_reward{}.score(std::span<const double>(p), 2, labels);
   mean.reward = s.reward, mean.accuracy = s.accuracy;
   return mean;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
 }  // namespace train_token_guidance

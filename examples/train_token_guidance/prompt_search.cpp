@@ -21,7 +21,7 @@ namespace {
 enum purpose : std::uint32_t { of_policy = 60, of_reward, of_candidates, of_entropy, of_watched, of_random };
 philox draws(int seed, purpose what) { return {static_cast<std::uint64_t>(seed), 0, static_cast<std::uint32_t>(what) << 16}; }
 
-/// Of a scaled gap: rewards of tokens are 0 to 1.3, so that alpha means about as much to both.
+/// Of a scaled gap: at most 1, where rewards of tokens are at most 1.3. Scores of real prompts are a tenth of it, so alpha weighs more for them.
 constexpr double largest_score = 200;
 
 bool is_guidance(const std::string& method) { return method.starts_with("guidance"); }
@@ -46,12 +46,12 @@ std::string about_prompt_method(const std::string& name, const prompt_options& o
 }
 
 prompt_search::prompt_search(const prompt_options& o, const guidance_options& g, guidance_machine& m, trainer::run& run, const part& base,
-                             const prompt_text& text, prompt_scorer& scorer, std::span<const prompt_example> scored, tested_prompts& tested, int seed)
+                             const prompt_text& text, const prompt_scorer& scorer, std::span<const prompt_example> scored, known_odds& tested, int seed)
     : o_(o), guidance_(g), machine_(m), run_(run), base_(base), text_(text), scorer_(scorer), scored_(scored), tested_(tested), seed_(seed),
       before_{text.language.vocabulary.bos()} {
-  shots_ = scorer.read(train_latent_classifier::labelled(text.sentences, 4 * o.shots, seed));
-  const auto half = shots_.begin() + 2 * o.shots;
-  train_.assign(shots_.begin(), half), dev_.assign(half, shots_.end());
+  const std::vector<prompt_example> shots = scorer.read(train_latent_classifier::labelled(text.sentences, 4 * o.shots, seed));
+  const auto half = shots.begin() + 2 * o.shots;
+  train_.assign(shots.begin(), half), dev_.assign(half, shots.end());
   rule_.stop = text.language.vocabulary.bos();  // never written: a prompt has one length
   rule_.shortest = rule_.longest = o.length;
   rule_.draw.top_k = o.top_k;
@@ -62,11 +62,24 @@ prompt_search::prompt_search(const prompt_options& o, const guidance_options& g,
   rule_.penalty[static_cast<std::size_t>(text.language.stop())] = -99;
 }
 
-index_t prompt_search::subset() const { return static_cast<index_t>(std::ceil(o_.share * double(train_.size()) - 1e-9)); }
-double prompt_search::read_by_guidance() const {
-  const auto rounds = double(guidance_schedule::for_share(o_.updates, o_.rounds_every).rounds(o_.updates));
-  const double validations = std::ceil(double(o_.round_steps) / o_.validate_every);
-  return rounds * o_.drawn * (o_.round_steps * double(subset()) + validations * double(dev_.size()));
+double prompt_search::read_in_round(double steps) const {
+  const double validations = std::ceil(steps / o_.validate_every), validated = double(dev_.size()) + (o_.calibrate ? double(train_.size()) : 0);
+  return o_.drawn * (steps * double(train_.size()) + validations * validated);
+}
+
+const std::vector<double>& prompt_search::train_odds(const tokens& prompt) {
+  const auto [at, fresh] = train_odds_.try_emplace(prompt);
+  if (fresh) at->second = scorer_.odds(prompt, train_);
+  return at->second;
+}
+double prompt_search::middle(const tokens& prompt) { return o_.calibrate ? median(train_odds(prompt)) : 0; }
+prompt_search::candidate prompt_search::consider(const tokens& prompt) {
+  run_.stop_if_asked();
+  std::vector<double> all = train_odds(prompt);
+  std::vector<prompt_example> examples = train_;
+  const std::vector<double> dev = scorer_.odds(prompt, dev_);
+  all.insert(all.end(), dev.begin(), dev.end()), examples.insert(examples.end(), dev_.begin(), dev_.end());
+  return {prompt, score_odds(all, examples, middle(prompt)), score_odds(dev, dev_, middle(prompt))};
 }
 
 guidance_rule prompt_search::rule_of(const std::string& method) const {
@@ -92,13 +105,20 @@ packed_generations prompt_search::pack(std::span<const tokens> prompts) const {
 ranked_generations prompt_search::lists(const part& policy, const guidance_moment& at) {
   const auto stream = [&](std::uint32_t n) { return at.random.with_stream(at.random.stream + n); };
   const std::vector<tokens> prompts = draw(policy, o_.drawn, at.random);
+  std::vector<int> chosen = text::shuffled_order(static_cast<int>(train_.size()), stream(1));
+  chosen.resize(static_cast<std::size_t>(std::ceil(o_.share * double(train_.size()) - 1e-9)));
   std::vector<prompt_example> examples;
-  if (at.step < 0) examples = dev_;
-  else
-    for (const int i : text::shuffled_order(static_cast<int>(train_.size()), stream(1)))
-      if (static_cast<index_t>(examples.size()) < subset()) examples.push_back(train_[static_cast<std::size_t>(i)]);
+  for (const int i : chosen) examples.push_back(train_[static_cast<std::size_t>(i)]);
   std::vector<double> score;
-  for (const tokens& p : prompts) score.push_back(scorer_.score(p, examples).reward);
+  for (const tokens& p : prompts) {
+    if (at.step < 0) {
+      score.push_back(score_odds(scorer_.odds(p, dev_), dev_, middle(p)).reward);
+      continue;
+    }
+    std::vector<double> some;
+    for (const int i : chosen) some.push_back(train_odds(p)[static_cast<std::size_t>(i)]);
+    score.push_back(score_odds(some, examples, middle(p)).reward);
+  }
   ranked_generations out(machine_.sizes());
   out.generations = pack(prompts);
   out.offsets = {0};
@@ -111,16 +131,12 @@ ranked_generations prompt_search::lists(const part& policy, const guidance_momen
   return out;
 }
 
-/// Of the tokens of an update, prompt after prompt. known: true scores on all training sentences.
+/// Of the tokens of an update, prompt after prompt.
 std::vector<float> prompt_search::rewards(const std::string& method, const part* reward, const packed_generations& texts,
-                                          std::span<const tokens> prompts, std::map<tokens, double>& known) {
+                                          std::span<const tokens> prompts) {
   if (reward) return machine_.token_rewards(*reward, texts, rule_of(method));
   std::vector<double> score;
-  for (const tokens& p : prompts) {
-    const auto [at, fresh] = known.try_emplace(p, 0.0);
-    if (fresh) at->second = scorer_.score(p, train_).reward / largest_score;
-    score.push_back(at->second);
-  }
+  for (const tokens& p : prompts) score.push_back(train_score(p) / largest_score);
   if (method == "delayed-z") {
     const double n = double(score.size());
     double mean = 0, square = 0;
@@ -139,7 +155,6 @@ std::unique_ptr<part> prompt_search::tune(const std::string& method) {
   auto policy = machine_.make_low_rank(base_, draws(seed_, of_policy), {o_.rank, o_.scale});
   std::unique_ptr<part> reward;
   if (is_guidance(method)) reward = machine_.make_reward_model(&base_, guidance_.inner, draws(seed_, of_reward), true);
-  std::map<tokens, double> known;
   guided_task task;
   task.name = method, task.seed = seed_, task.updates = o_.updates;
   if (reward) {
@@ -152,16 +167,16 @@ std::unique_ptr<part> prompt_search::tune(const std::string& method) {
   task.update = [&](index_t, philox random) {
     const std::vector<tokens> prompts = draw(*policy, o_.samples, random);
     const packed_generations texts = pack(prompts);
-    const std::vector<float> r = rewards(method, reward.get(), texts, prompts, known);
+    const std::vector<float> r = rewards(method, reward.get(), texts, prompts);
     return machine_.guided_step(*policy, texts, r, guided_likelihood::maximum_entropy(o_.alpha), rule_.penalty, {o_.rate, 0, o_.clip});
   };
+  task.observe_every = std::max(1, o_.updates / 10);
   task.observe = [&]() -> std::vector<std::pair<std::string, double>> {
     double gap = 0;
     const std::vector<tokens> prompts = draw(*policy, o_.candidates, draws(seed_, of_watched));
-    for (const tokens& p : prompts) gap += scorer_.score(p, dev_).reward / double(prompts.size());
+    for (const tokens& p : prompts) gap += score_odds(scorer_.odds(p, dev_), dev_, middle(p)).reward / double(prompts.size());
     return {{"gap", gap}};
   };
-  task.observe_every = std::max(1, o_.updates / 10);
   tune_guided(machine_, run_, *policy, reward.get(), task);
   return policy;
 }
@@ -176,23 +191,26 @@ void prompt_search::judge(trainer::outcome& out, std::vector<candidate> found) {
   for (const candidate& c : found) {
     run_.stop_if_asked();
     const auto [at, fresh] = tested_.try_emplace(c.prompt);
-    if (fresh) at->second = scorer_.score(c.prompt, scored_);
-    v["accuracy"] += 100 * at->second.accuracy / n, v["first"] += 100 * at->second.first / n;
-    v["dev"] += 100 * scorer_.score(c.prompt, dev_).accuracy / n, v["best_gap"] += c.shots.reward / n;
+    if (fresh) at->second = scorer_.odds(c.prompt, scored_);
+    const prompt_score s = score_odds(at->second, scored_, middle(c.prompt));
+    v["accuracy"] += 100 * s.accuracy / n, v["first"] += 100 * s.first / n;
+    v["dev"] += 100 * c.dev.accuracy / n, v["best_gap"] += c.shots.reward / n;
     const std::string words = c.prompt.empty() ? "(nothing)" : text_.language.decode(c.prompt);
-    out.samples.push_back({"of the sentences of the table", with_digits(100 * at->second.accuracy, 1) + " %: " + words});
+    out.samples.push_back({"of the sentences of the table", with_digits(100 * s.accuracy, 1) + " %: " + words});
   }
 }
 
 trainer::outcome prompt_search::learn(const std::string& method) {
   const auto begin = std::chrono::steady_clock::now();
   const auto passed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  train_odds_.clear();
   trainer::outcome out{method, seed_, {}, {}};
   auto& v = out.values;
   v["entropy"] = NAN, v["calls"] = 0, v["read"] = 0;
   std::vector<candidate> found;
+  const double each = double(train_.size() + dev_.size());
   if (method == "no-prompt" || method == "manual") {
-    found.push_back(shots_score(method == "manual" ? text_.language.encode(o_.manual) : tokens{}));
+    found.push_back(consider(method == "manual" ? text_.language.encode(o_.manual) : tokens{}));
     v["gap"] = found[0].shots.reward, v["seconds"] = 0;
     judge(out, std::move(found));
     return out;
@@ -201,40 +219,37 @@ trainer::outcome prompt_search::learn(const std::string& method) {
   const std::unique_ptr<part> tuned = is_tuned(method) ? tune(method) : nullptr;
   const part& policy = tuned ? *tuned : base_;
   std::set<tokens> seen;
-  const auto consider = [&](const std::vector<tokens>& prompts) {
+  const auto propose = [&](const std::vector<tokens>& prompts) {
     for (const tokens& p : prompts) {
-      run_.stop_if_asked();
-      found.push_back(shots_score(p));
+      found.push_back(consider(p));
       v["gap"] += found.back().shots.reward;
       if (!seen.insert(p).second) found.pop_back();
     }
   };
   if (tuned) {
-    consider(draw(policy, o_.candidates, draws(seed_, of_candidates)));
+    propose(draw(policy, o_.candidates, draws(seed_, of_candidates)));
     v["gap"] /= o_.candidates;
     const double mean = v["gap"];
     rollout_rule likeliest = rule_;
     likeliest.draw = {.greedy = true};
-    consider({machine_.sample(policy, std::vector<tokens>{before_}, likeliest, {}, draws(seed_, of_candidates))[0].actions});
+    propose({machine_.sample(policy, std::vector<tokens>{before_}, likeliest, {}, draws(seed_, of_candidates))[0].actions});
     v["gap"] = mean;
     if (is_guidance(method)) {
       // Rounds may end early: what they took is in their last validation.
       for (const run_curve& c : run_curves(run_.file("metrics.jsonl"), "guidance/step"))
         if (c.seed == seed_ && c.stage == method)
-          for (const double steps : c.points.y) {
-            const double validations = std::ceil(steps / o_.validate_every);
-            v["calls"] += o_.drawn * (steps + validations);
-            v["read"] += o_.drawn * (steps * double(subset()) + validations * double(dev_.size()));
-          }
+          for (const double steps : c.points.y)
+            v["calls"] += o_.drawn * (steps + std::ceil(steps / o_.validate_every)), v["read"] += read_in_round(steps);
     } else {
       v["calls"] = double(o_.updates) * o_.samples, v["read"] = v["calls"] * double(train_.size());
     }
-    v["calls"] += o_.candidates + 1, v["read"] += (o_.candidates + 1) * double(shots_.size());
+    v["calls"] += o_.candidates + 1, v["read"] += (o_.candidates + 1) * each;
   } else {
-    const auto most = static_cast<int>(read_by_guidance() / double(shots_.size())) + o_.candidates + 1;
+    const auto rounds = double(guidance_schedule::for_share(o_.updates, o_.rounds_every).rounds(o_.updates));
+    const auto most = static_cast<int>(rounds * read_in_round(o_.round_steps) / each) + o_.candidates + 1;
     for (int from = 0; from < most; from += 64)
-      consider(draw(policy, std::min(64, most - from), draws(seed_, of_random).at_step(static_cast<std::uint32_t>(from))));
-    v["gap"] /= most, v["calls"] = most, v["read"] = most * double(shots_.size());
+      propose(draw(policy, std::min(64, most - from), draws(seed_, of_random).at_step(static_cast<std::uint32_t>(from))));
+    v["gap"] /= most, v["calls"] = most, v["read"] = most * each;
   }
   v["read"] /= 1000;
   v["entropy"] = machine_.guided_loss(policy, pack(draw(policy, 64, draws(seed_, of_entropy))), rule_.penalty).entropy;

@@ -32,7 +32,7 @@ class hash {
 };
 
 /// Sentences of a class that stand in it alone, each once. In equal numbers from both: `wanted` of both classes together.
-void expect_enough(const labelled_text::classes& given, int wanted) {
+void expect_enough(const labelled_text::classes& given, std::int64_t wanted) {
   for (const std::size_t c : {std::size_t{0}, std::size_t{1}}) {
     std::set<std::string> own(given[c].sentences.begin(), given[c].sentences.end());
     for (const std::string& s : given[1 - c].sentences) own.erase(s);
@@ -46,12 +46,14 @@ void expect_enough(const labelled_text::classes& given, int wanted) {
 }  // namespace
 
 prompt_text read_prompt_text(const prompt_options& o, const shared_options& s) {
-  const labelled_text::classes given{labelled_text::read_class("--class", o.class_files[0]), labelled_text::read_class("--class", o.class_files[1])};
+  const labelled_text::classes given{labelled_text::read_class("--class", o.class_files[0]),
+                                     labelled_text::read_class("--class", o.class_files[1])};
   if (given[0].name == given[1].name) throw input_error("--class: both classes are called '" + given[0].name + "'");
-  expect_enough(given, o.test + o.validation + o.pool);
+  expect_enough(given, std::int64_t{o.test} + o.validation + o.pool);
   labelled_text::division sentences = labelled_text::divide(given, {o.test, o.validation, o.pool});
 
-  text::corpus corpus = text::read_corpus(s.text.text, {value_of(text::corpus_format_names, s.text.format), value_of(text::splitter_names, s.text.splitter)});
+  text::corpus corpus = text::read_corpus(
+      s.text.text, {value_of(text::corpus_format_names, s.text.format), value_of(text::splitter_names, s.text.splitter)});
   std::string about = corpus.description;
   std::set<std::string> held_out;
   for (const auto* part : {&sentences.test, &sentences.validation})

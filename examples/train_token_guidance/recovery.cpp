@@ -22,11 +22,10 @@ void recovery_options::add(trainer::flags& f, shared_options& s) {
   f.whole("--reference-guidance", reference_guidance, "steps of each training of its guidance");
 }
 
-void recovery_options::check(const shared_options& s) const {
+void recovery_options::check(const shared_options&) const {
   // Draws are numbered with 32 bits.
   for (const auto& [flag, value] : {std::pair{"--pair-tests", pair_tests}, std::pair{"--pair-steps", pair_steps}})
     if (value > 10'000'000) throw planlm::input_error(std::string(flag) + " " + std::to_string(value) + ": give at most 10000000");
-  if (s.common.first_seed < 0) throw planlm::input_error("--first-seed: give a whole number from 0");
 }
 
 void run_recovery(const recovery_options& o, const task& t) {

@@ -85,7 +85,9 @@ trainer::outcome run_method(const toy_method& m, const recovery_options& o, int 
   } else if (const auto* l = std::get_if<loop_method>(&m.what)) {
     loop_sizes sizes;
     sizes.updates = o.loop_updates, sizes.guidance_steps = o.loop_guidance, sizes.period = std::max(1, o.loop_updates / 6);
-    const loop_outcome r = preference_loop(sizes, seed).run(*l);
+    loop_method how = *l;  // the budget of retraining is that of its schedule, whatever the number of updates
+    if (how.first_round > 1) how.first_round = static_cast<int>(guidance_schedule::for_share(sizes.updates, sizes.period).rounds(sizes.updates));
+    const loop_outcome r = preference_loop(sizes, seed).run(how);
     out.values = {{"score", r.score}, {"entropy", r.entropy}, {"best", r.best}, {"calls", r.calls}};
   } else {
     reference_sizes sizes;

@@ -10,12 +10,12 @@ namespace train_token_guidance {
 struct summary_options {
   std::vector<std::string> methods;
   std::string key = "left-in", judged = "test";
-  int sentences = 3, shortest = 4, longest = 32;      // of passages; tokens of each sentence
+  int sentences = 3, shortest = 4, longest = 36;      // of passages; tokens of each sentence
   int passages = 100000, tested = 300, watched = 64;  // at most: to train on, of the table, of the curves
   double cued = 0.75;                                 // share of the base model's lines with a cue
-  int updates = 200, batch = 16, rank = 0;
+  int updates = 300, batch = 16, rank = 0;
   double rate = 3e-4, clip = 5;
-  int candidates = 3, lists = 8, reward_steps = 40, retrain_every = 40;
+  int candidates = 3, lists = 8, reward_steps = 40, retrain_every = 30;
   double retrain_share = 0.4;
 
   void add(trainer::flags& f, shared_options& s);

@@ -10,17 +10,21 @@
 namespace train_token_guidance {
 namespace {
 
+/// -1 where none is ahead of all others.
 int key_sentence(const sampler::language& l, int document, int first, int sentences) {
   std::vector<std::vector<std::string>> words;
   for (int i = 0; i < sentences; ++i) words.push_back(words_of(l.words(document, first + i)));
-  int best = 0;
-  double most = -1;
+  int best = -1;
+  double most = 0;
   for (std::size_t i = 0; i < words.size(); ++i) {
     std::vector<std::string> others;
     for (std::size_t j = 0; j < words.size(); ++j)
       if (j != i) others.insert(others.end(), words[j].begin(), words[j].end());
     const double common = planlm::rouge_n(words[i], others, 1).f;
-    if (common > most) most = common, best = static_cast<int>(i);
+    if (common > most)
+      most = common, best = static_cast<int>(i);
+    else if (common == most)
+      best = -1;
   }
   return best;
 }
@@ -57,18 +61,19 @@ std::vector<marked_passage> find_passages(const sampler::language& l, std::span<
         fits = fits && n >= shape.shortest && n <= shape.longest;
         size += n + 1;
       }
-      if (!fits || size > shape.room) {
+      fits = fits && size <= shape.room;
+      const int key = fits && shape.marked ? key_sentence(l, d, i, shape.sentences) : 0;
+      if (!fits || key < 0) {
         ++i;
         continue;
       }
-      all.push_back({d, i, 0});
+      all.push_back({d, i, key});
       i += shape.sentences;
     }
   const std::size_t kept = std::min(all.size(), static_cast<std::size_t>(most));
   for (std::size_t i = 0; i < kept; ++i)
     std::swap(all[i], all[i + random.below(static_cast<std::uint32_t>(all.size() - i), i, 0)]);
   all.resize(kept);
-  for (marked_passage& p : all) p.key = key_sentence(l, p.document, p.first, shape.sentences);
   return all;
 }
 

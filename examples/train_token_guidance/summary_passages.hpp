@@ -2,7 +2,9 @@
 ///
 /// A passage is a few sentences in a row. Its key sentence is the one that has most in common with the
 /// others, by ROUGE-1 F of its words against all of theirs (the principal sentence of gap-sentence
-/// pre-training, 1912.08777 section 3.1), decided by the text alone; of several the first.
+/// pre-training, 1912.08777 section 3.1), decided by the text alone. Where no sentence is ahead of all others
+/// there is no passage: few words are shared, so that ties are many, and to take the first would make first
+/// sentences key.
 ///
 /// A language model reads  BOS, each sentence with its stop, the cue  and goes on with the key sentence and
 /// its stop. The cue is a token of its own behind those of the language.
@@ -23,9 +25,10 @@ std::vector<std::string> words_of(const std::string& text);
 
 /// Which passages there are.
 struct passage_shape {
-  int sentences = 3, shortest = 4, longest = 32;  // tokens of each sentence, its stop not counted
-  int room = 128;                                 // tokens of prompt and key sentence together
-  bool key_left_in = true;                        // the passage that is read still has its key sentence
+  int sentences = 3, shortest = 4, longest = 36;  // tokens of each sentence, its stop not counted
+  int room = 136;                                 // tokens of prompt and key sentence together
+  bool marked = true;       // one sentence is the key sentence; false: none, its number is 0
+  bool key_left_in = true;  // the passage that is read still has its key sentence
 };
 struct marked_passage {
   int document, first, key;  // its first sentence; the key sentence, counted from there

@@ -40,11 +40,14 @@ void reward_model_parity(context<B>& cx, std::map<std::string, std::vector<doubl
       const std::vector<int> prompt = text(4, b, b * 7 % 21);
       for (std::uint32_t k = 0; k < 2 + b % 4; ++k) batch.add(prompt, text(5, 8 * b + k, 1 + (b * 11 + k * 5) % 24));
     }
-    auto [z, pullback] = model(cx, theta.weights, upload(cx, batch));
+    const auto rows = upload(cx, batch);
+    auto [z, pullback] = model(cx, theta.weights, rows);
     keep(" logits", cx.read(z));
     // Above 0: the gradients of a list of preferences nearly cancel, and what is left is rounding.
     std::vector<typename B::accum> dz(static_cast<std::size_t>(z.size()));
     for (std::size_t i = 0; i < dz.size(); ++i) dz[i] = static_cast<typename B::accum>(0.1f + static_cast<float>(philox{6}.uniform(i, 0)));
+    const auto predicted = predicted_tokens(cx, rows, const_accum_tensor<B>(cx.upload(dz)));
+    keep(" predicted tokens", cx.read(predicted.tokens)), keep(" predicted rewards", cx.read(predicted.rewards));
     theta.zero_grads(cx);
     pullback(const_accum_tensor<B>(cx.upload(dz)), theta.grads);
     for (std::size_t n = 0; n < theta.slots().size(); ++n) keep(" d " + theta.slots()[n].spec.name, theta.read_gradient(cx, n));

@@ -3,10 +3,12 @@
 /// The model is tiny and the text is made here; nothing is said about quality.
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include <planlm/io/safetensors.hpp>
 #include "../catch.hpp"
 #include "program.hpp"
 
@@ -138,12 +140,43 @@ TEST_CASE("what cannot be written is refused with one line that says what to do"
   CHECK(has(refusal({"--plan", "3,4"}), "there is no label 4; they are 0 to 3"));
   CHECK(has(refusal({"--plan", "3,x"}), "--plan"));
   CHECK(has(refusal({"--seed", "7"}), "--seed 7 was not part of the run"));
+  CHECK(has(refusal({"--language-model", trained() + "/nothing.safetensors"}), "there is no such file; give the language model that train_token_guidance"));
+  CHECK(has(refusal({"--language-model", trained() + "/seed-1.base.safetensors"}), "is no language model of train_token_guidance --task tune"));
+  CHECK(has(refusal({"--language-model", trained() + "/run.json"}), "run.json"));
   CHECK(has(refusal({"--temperature", "0"}), "--temperature: give a number"));
   CHECK(has(refusal({"--top-p", "1.5"}), "--top-p: give a number"));
   CHECK(has(refusal({"--tokens", "0"}), "--tokens"));
   const examples::outcome nowhere = examples::run(program, {"--run", trained() + "-not"});
   CHECK(nowhere.status == 2);
   CHECK(has(nowhere.err, "holds no run of train_planner_lm"));
+}
+
+/// A file as train_token_guidance --task tune leaves it: the run's own weights under what such a file says of itself.
+fs::path as_tuned(const scratch::folder& folder) {
+  const planlm::tensor_file base(fs::path(trained()) / "seed-1.base.safetensors");
+  std::vector<std::vector<float>> values;
+  std::vector<planlm::tensor_ref> tensors;
+  for (const std::string& name : base.names()) values.push_back(base.read<float>(name));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    tensors.push_back({base.names()[i], base.shape(base.names()[i]), std::span<const float>(values[i])});
+  planlm::write_safetensors(folder / "tuned.safetensors", tensors,
+                            {{"of", base.metadata().at("identity")}, {"run_seed", "1"}, {"objective", "reinforce"}});
+  return folder / "tuned.safetensors";
+}
+
+TEST_CASE("a tuned language model takes the place of the run's own under plans and without, but not of one that was tuned with its plans") {
+  if (missing()) return;
+  const scratch::folder folder;
+  const std::string tuned = as_tuned(folder).string();
+  for (const char* variant : {"none", "predicted", "mixture-joint", "prefix"}) {
+    INFO(variant);
+    const words flags{"--variant", variant, "--tokens", "30"};
+    words more = flags;
+    more.insert(more.end(), {"--language-model", tuned});
+    CHECK(text_of(more) == text_of(flags));  // the same weights, the same text
+  }
+  CHECK(has(refusal({"--variant", "mixture-joint-lora", "--language-model", tuned}), "mixture-joint-lora has a language model of its own"));
+  CHECK(has(refusal({"--language-model", tuned, "--seed", "7"}), "was tuned from seed 1"));
 }
 
 TEST_CASE("files of a run that are damaged or missing are named") {

@@ -129,8 +129,14 @@ TEST_CASE("guidance finds prompts behind which a language model tells the classe
   // Rounds after 0, 10, ... 50 updates, each of 50 steps and 2 validations with 16 prompts; 8 candidates and the most probable.
   CHECK(value(all, "guidance", "calls") == 6 * (50 + 2) * 16 + 9);
   CHECK(value(all, "delayed-z", "calls") == 100 * 32 + 9);
-  // As many sentences are read as guidance read: 13 of 16 in steps, 16 in validations, 32 for candidates.
-  CHECK(value(all, "best-of", "calls") == (6 * 16 * (50 * 13 + 2 * 16)) / 32 + 9);
+  // As many sentences are read as guidance read: 16 in steps, 16 in validations, 32 for candidates.
+  CHECK(value(all, "best-of", "calls") == (6 * 16 * (50 * 16 + 2 * 16)) / 32 + 9);
+  // The curve has a point before the first update and one after every tenth of them.
+  int points = 0;
+  std::istringstream metrics(contents(fs::path(p.out) / "metrics.jsonl"));
+  for (std::string line; std::getline(metrics, line);)
+    points += line.find("\"stage\":\"guidance\"") != std::string::npos && line.find("\"score\"") != std::string::npos;
+  CHECK(points == 11);
   const std::string page = contents(fs::path(p.out) / "report.html");
   for (const char* text : {"Score of drawn prompts", "Entropy of the policy", "Pairs of prompts in the right order", "best-of"}) CHECK(has(page, text));
 

@@ -183,3 +183,24 @@ TEST_CASE(
   CHECK(std::abs(sequence - likelihood) > 1e-4);
   CHECK(std::abs(value(all, "reward-weighted", "reward_key") - 0.5487) < 1e-3);
 }
+
+TEST_CASE("what is read holds the key sentence if it is left in, and does not if it is taken out") {
+  if (missing()) return;
+  for (const std::string key : {"left-in", "taken-out"}) {
+    const place p;
+    const examples::outcome r = examples::run(
+        program,
+        p.command(small + words{"--methods", "lead,likelihood", "--key", key, "--judged", "validation"}));
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    const json all = outcomes(p.out);
+    CHECK(value(all, "likelihood", "nats") > 0);
+    for (const json& sample : all.at(0).at("samples")) {
+      const std::string given = sample.at("given"), mark = "  [key sentence: ";
+      const std::size_t at = given.find(mark);
+      REQUIRE(at != std::string::npos);
+      const std::string sentence = given.substr(at + mark.size(), given.size() - at - mark.size() - 1);
+      CHECK((given.substr(0, at).find(sentence) != std::string::npos) == (key == "left-in"));
+    }
+  }
+}

@@ -194,6 +194,7 @@ TEST_CASE("fact F15: rows are packed prompt by prompt and generation by generati
   CHECK(batch.tokens() == ids{3, 17, 8, 0, 22, 11, 3, 3, 17, 8, 0, 5, 3, 17, 8, 0, 14, 20, 9, 1, 2, 7, 7, 6, 0, 21, 4});
   CHECK(batch.generated() == ids{4, 5, 6, 11, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26});
   CHECK(batch.positions() == ids{0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 0, 1, 2, 3});
+  CHECK(batch.predicts() == ids{-1, -1, -1, 0, 1, 2, -1, -1, -1, -1, 3, -1, -1, -1, -1, 4, 5, 6, 7, 8, -1, 10, -1, 12, 13, 14, -1});
   for (std::size_t i = 0; i < batch.number().size(); ++i) {
     const int number = batch.number()[i];
     CHECK((number < 0 ? batch.positions()[i] < 4 : batch.generated()[static_cast<std::size_t>(number)] == static_cast<int>(i)));
@@ -204,7 +205,47 @@ TEST_CASE("fact F15: rows are packed prompt by prompt and generation by generati
   again.add(ids{1}, ids{2});
   CHECK(again.offsets() == ids{0, 2});
   CHECK(again.generated() == ids{1});
+  CHECK(again.predicts() == ids{0, -1});
   CHECK(again.first() == ids{0});
+}
+
+TEST_CASE("a policy predicts a token one row before the reward model has read it, and is trained with its reward there") {
+  context<B> cx;
+  testing::poison(cx);
+  const auto rows = upload(cx, small_lists());
+  values r(15);
+  for (std::size_t m = 0; m < 15; ++m) r[m] = 0.25 + double(m);
+  const guided_tokens<B> batch = predicted_tokens(cx, rows, const_accum_tensor<B>(r.data(), 15));
+  CHECK(cx.read(batch.tokens) ==
+        ids{-1, -1, -1, 22, 11, 3, -1, -1, -1, -1, 5, -1, -1, -1, -1, 14, 20, 9, 1, 2, -1, 7, -1, 0, 21, 4, -1});
+  const values earned = cx.read(batch.rewards);
+  CHECK(earned == values{0, 0, 0, 0.25, 1.25, 2.25, 0, 0, 0, 0, 3.25, 0, 0, 0, 0, 4.25, 5.25, 6.25, 7.25, 8.25, 0, 10.25, 0, 12.25, 13.25,
+                         14.25, 0});
+  CHECK(cx.read(batch.offsets) == ids{0, 7, 12, 21, 23, 27});
+  CHECK_THROWS_WITH(predicted_tokens(cx, rows, const_accum_tensor<B>(r.data(), 14)), "predicted_tokens: 14 rewards for 15 generated tokens");
+  // Ascent along it makes what is rewarded more probable than what is not.
+  const transformer_lm<B> policy{{23, 12, 12, 3, 1}};
+  parameters<transformer_lm<B>> theta(cx, policy, philox{5});
+  packed_generations two(policy.sizes);
+  two.add(ids{3}, ids{8, 1}), two.add(ids{3}, ids{9, 2});
+  const values worth{1, 1, 0.1, 0.1};
+  const auto weights = theta.flat_weights();
+  adamw<B> adam{cx, weights.size()};
+  values nll;
+  for (int step = 0; step < 40; ++step) {
+    auto scope = cx.scope();
+    const auto packed = upload(cx, two);
+    auto [h, pullback] = policy(cx, theta.weights, packed.tokens, packed.rows);
+    const auto loss = guided_likelihood::maximum_entropy(0)(cx, h, theta.weights.token.table,
+                                                            predicted_tokens(cx, packed, const_accum_tensor<B>(worth.data(), 4)),
+                                                            theta.grads.token.table);
+    nll = cx.read(loss.nll);
+    pullback(loss.gradient, theta.grads);
+    adam.step(cx, weights, theta.flat_grads(), 0.01);
+  }
+  // The first row of both is the same state; 1 against .1 is what likelihood weighted so makes of it.
+  CHECK(std::exp(-nll[0]) == Approx(1 / 1.1).epsilon(0.05));
+  CHECK(std::exp(-nll[3]) == Approx(0.1 / 1.1).epsilon(0.3));
 }
 
 TEST_CASE("with a frozen language model the head's gradients keep their bits and nothing else is written") {

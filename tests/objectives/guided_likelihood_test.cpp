@@ -476,6 +476,16 @@ TEST_CASE("F28: guided objectives give the same bits with 1, 2 and 3 threads, an
   }
 }
 
+TEST_CASE("offsets beyond the rows of a batch are cut off, not followed") {
+  batch b{.vocabulary = 2, .rewards = {1, 3, 2}, .tokens = {0, 1, 0}, .offsets = {-7, 2, 1000000, 2000000}};
+  b.logits.assign(6, 0);
+  batch right = b;
+  right.offsets = {0, 2, 3, 3};
+  for (const token_credit credit : {token_credit::own, token_credit::to_go})
+    CHECK(evaluate(b, guided_likelihood::reward_weighted(credit)).weights ==
+          evaluate(right, guided_likelihood::reward_weighted(credit)).weights);
+}
+
 TEST_CASE("shapes of guided tokens that do not fit are told in one line") {
   context<B> cx;
   batch b = random_batch({3}, 5);

@@ -108,6 +108,8 @@ TEST_CASE("shuffled ties are the same for the same seed and put either of two fi
   CHECK(std::abs(earlier - 1000) < 120);
   CHECK(negative == 0);
   CHECK(shuffled_ties(philox{}, {}).empty());
+  CHECK_THROWS_WITH(shuffled_ties(philox{}, std::vector<int>{0, 5, 3}), "shuffled_ties: offset 2 is 3, expected at least 5");
+  CHECK_THROWS_AS(shuffled_ties(philox{}, std::vector<int>{-4, 3}), shape_error);
 }
 
 TEST_CASE("A09, F14: from logits to loss and back every aggregation has the published numbers, and nothing of the NaN in the padding") {
@@ -252,6 +254,22 @@ TEST_CASE("a list whose scores are all equal is counted and teaches nothing, unl
   CHECK(none.silent == 2);
   CHECK(none.total == 0);
   CHECK(gap(none.dz, numbers(b.z.size())) == 0);
+}
+
+TEST_CASE("without lengths every place of a generation counts, whatever the number of that generation") {
+  list_batch b;
+  b.offsets = {0, 3}, b.score = {1, 3, 2}, b.item = {70, 2, 15};
+  const numbers e{0.3, -0.2, 0.8};
+  context<B> cx;
+  const auto l = plackett_luce{}(cx, row(e), b.lists());
+  const auto [loss, de] = rank(e, b.score, 3);
+  CHECK(cx.read_one(l.total) == loss);
+  CHECK(cx.read(l.de) == de);
+  CHECK(cx.read_one(l.silent) == 0);
+  b.item[1] = -1;  // no generation
+  const auto two = plackett_luce{}(cx, row(e), b.lists());
+  CHECK(cx.read_one(two.total) == rank({0.3, 0.8}, {1, 2}, 2).first);
+  CHECK(cx.read(two.de)[1] == 0);
 }
 
 TEST_CASE("generations without tokens are as if they were not in their list") {

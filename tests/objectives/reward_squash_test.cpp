@@ -47,9 +47,10 @@ TEST_CASE("F1: a reward grows with its logit from .548702248576 at the start of 
 }
 
 TEST_CASE("bounds of rewards that are no bounds are refused with both") {
-  CHECK_THROWS_WITH((soft_clipped_reward{0, 0}), "soft_clipped_reward: most = 0.000000 and least = 0.000000, expected least < most < 700");
+  CHECK_THROWS_WITH((soft_clipped_reward{0, 0}), "soft_clipped_reward: most = 0.000000 and least = 0.000000, expected least < most < 700 and no more than 700 between them");
   CHECK_THROWS_AS((soft_clipped_reward{1, NAN}), error);
   CHECK_THROWS_AS((soft_clipped_reward{700, 0}), error);
+  CHECK_THROWS_AS((soft_clipped_reward{1, -700}), error);
 }
 
 TEST_CASE("F2: slopes lie between 0 and 1 and are finite in float at logits of 30 either way and far beyond") {

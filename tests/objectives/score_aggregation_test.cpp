@@ -201,6 +201,7 @@ TEST_CASE("lists that do not fit their generations are refused") {
   fails(keep, aggregation::soft_max{0});
   fails(keep, aggregation::soft_min{-1});
   fails(keep, aggregation::soft_max{nan_value});
+  fails(keep, aggregation::soft_min{INFINITY});
   const list_batch good = list_batch::random({2, 3}, {0, 2}, 70);
   const numbers short_one{1};
   CHECK_THROWS_AS(scores(good, sigmoid_reward{}, sum, short_one), shape_error);
@@ -208,9 +209,12 @@ TEST_CASE("lists that do not fit their generations are refused") {
 
 TEST_CASE("numbers that point outside of the logits or the generations are cut off, not followed") {
   list_batch b = list_batch::random({2, 3}, {0, 2}, 80);
-  b.first = {-5, 6}, b.length = {100, 100}, b.offsets = {-3, 50}, b.item = {7, -1, 1};
-  for (double& v : b.z) v = 1;
+  for (double& v : b.z) v = 1;  // seven rows
+  b.offsets = {-3, 50}, b.item = {7, -1, 1};
   b.first = {0, 5}, b.length = {4, 100};
-  const numbers e = scores(b, no_squash{}, aggregation::sum{}).first;
-  CHECK(e == numbers{0, 0, 2});
+  CHECK(scores(b, no_squash{}, aggregation::sum{}).first == numbers{0, 0, 2});
+  b.first = {0, -5}, b.length = {0, 3};
+  CHECK(scores(b, no_squash{}, aggregation::sum{}).first == numbers{0, 0, 3});
+  b.first = {0, 900};
+  CHECK(scores(b, no_squash{}, aggregation::sum{}).first == numbers{0, 0, 0});
 }

@@ -48,6 +48,15 @@ TEST_CASE("an early stop goes on from a checkpoint as if it had never stopped") 
   }
 }
 
+TEST_CASE("what is stopped stays stopped, though a better value counts as the best") {
+  early_stop stop(1);
+  stop.observe(2), stop.observe(3);
+  CHECK(stop.stopped());
+  CHECK(stop.observe(1));
+  CHECK(stop.best() == 1);
+  CHECK(stop.stopped());
+}
+
 TEST_CASE("an early stop refuses a patience below one, values that are no numbers and states that are none, and stays as it was") {
   CHECK_THROWS_WITH(early_stop(0), "early_stop: patience = 0, expected at least 1");
   CHECK_THROWS_WITH(early_stop(1, {better::lower, 1}), "early_stop: threshold = 1.000000, expected at least 0 and below 1");

@@ -14,6 +14,12 @@
 ///     const auto loss = listwise_preference{}(cx, z, {rows.first, rows.length, rows.lists, scores});
 ///     pullback(loss.dz, theta.grads);                                         // leave grads.lm empty to train the head alone
 ///     auto r = token_rewards(cx, soft_clipped_reward{}, token_logits(cx, model, theta.weights, batch)).value;   // for use
+///
+/// A policy that reads the same rows predicts a token one row before a reward model has read it: `predicted_tokens` brings r there.
+///
+///     auto [h, policy_pullback] = policy(cx, w, rows.tokens, rows.rows);      // (N, width)
+///     auto step = guided_likelihood::maximum_entropy()(cx, h, w.token.table, predicted_tokens(cx, rows, r), grads.token.table);
+///     policy_pullback(step.gradient, grads);
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -23,6 +29,7 @@
 #include <vector>
 #include <planlm/layers/linear.hpp>
 #include <planlm/models/transformer_lm.hpp>
+#include <planlm/objectives/guided_likelihood.hpp>
 #include <planlm/ops/gather.hpp>
 
 namespace planlm {
@@ -65,6 +72,19 @@ template <class A>
 struct reward_bias_entry {
   const A* dz;
   PLANLM_HD A operator()(index_t r, index_t) const { return dz[r]; }
+};
+/// What row r predicts, and what that earns; nothing and 0 where it predicts none.
+template <class A>
+struct predicted_token {
+  const int *token, *generated, *predicts;
+  const A* reward;
+  int* to;
+  A* earns;
+  PLANLM_HD void operator()(index_t r) const {
+    const int m = predicts[r];
+    to[r] = m < 0 ? -1 : token[generated[m]];
+    earns[r] = m < 0 ? A(0) : reward[m];
+  }
 };
 }  // namespace kernel
 
@@ -134,6 +154,7 @@ class packed_generations {
       tokens_.push_back(own ? generation[t - prompt.size()] : prompt[t]);
       positions_.push_back(static_cast<int>(t));
       number_.push_back(own ? static_cast<int>(generated_.size()) : -1);
+      predicts_.push_back(t + 1 >= prompt.size() && t + 1 < length ? static_cast<int>(generated_.size()) + (own ? 1 : 0) : -1);
       if (own) generated_.push_back(static_cast<int>(number_.size()) - 1);
     }
     offsets_.push_back(static_cast<int>(tokens_.size()));
@@ -146,7 +167,7 @@ class packed_generations {
     lists_.push_back(static_cast<int>(count()));
   }
   void clear() {
-    for (std::vector<int>* list : {&tokens_, &positions_, &number_, &generated_, &first_, &length_}) list->clear();
+    for (std::vector<int>* list : {&tokens_, &positions_, &number_, &predicts_, &generated_, &first_, &length_}) list->clear();
     offsets_ = lists_ = {0};
   }
 
@@ -164,10 +185,13 @@ class packed_generations {
   /// (M) the packed row of each generated token; (N) the generated token of each packed row, below 0 in prompts.
   const std::vector<int>& generated() const { return generated_; }
   const std::vector<int>& number() const { return number_; }
+  /// (N) the generated token behind each packed row, which a policy predicts there; below 0: none. A generation without a prompt has a
+  /// first token that no row predicts.
+  const std::vector<int>& predicts() const { return predicts_; }
 
  private:
   lm_sizes sizes_;
-  std::vector<int> tokens_, positions_, number_, generated_, first_, length_, offsets_{0}, lists_{0};
+  std::vector<int> tokens_, positions_, number_, predicts_, generated_, first_, length_, offsets_{0}, lists_{0};
 };
 
 /// The same where kernels read it.
@@ -177,6 +201,7 @@ struct generated_rows {
   sequences<B> rows;         // S prompts with their generations, how the N rows fall into them
   indices<B> generated;      // (M) packed row of each generated token
   indices<B> number;         // (N) generated token of each packed row, below 0: none
+  indices<B> predicts;       // (N) generated token behind each packed row, below 0: none
   indices<B> first, length;  // (S) generation s has logits first[s] .. first[s] + length[s] - 1
   indices<B> lists;          // (L + 1) generations that are compared
 };
@@ -192,9 +217,26 @@ generated_rows<B> upload(context<B>& cx, const packed_generations& batch) {
           {list(batch.offsets()), host_offsets, list(batch.positions())},
           list(batch.generated()),
           list(batch.number()),
+          list(batch.predicts()),
           list(batch.first()),
           list(batch.length()),
           list(batch.lists())};
+}
+
+/// Of packed rows what a policy predicts in them, with rewards r (M) of the generated tokens: rows that predict none are masked.
+/// Errors: shape_error.
+template <Backend B>
+guided_tokens<B> predicted_tokens(context<B>& cx, const generated_rows<B>& rows, view<const typename B::accum, 1, typename B::space> r) {
+  using A = typename B::accum;
+  if (r.size() != rows.generated.size())
+    throw shape_error("predicted_tokens: " + std::to_string(r.size()) + " rewards for " + std::to_string(rows.generated.size()) +
+                      " generated tokens");
+  const index_t n = rows.tokens.size();
+  const auto tokens = cx.template make_of<int>(n);
+  const auto rewards = cx.template make_of<A>(n);
+  B::for_each(cx.queue(), n,
+              kernel::predicted_token<A>{rows.tokens.data, rows.generated.data, rows.predicts.data, r.data, tokens.data, rewards.data});
+  return {tokens, rewards, rows.rows.offsets};
 }
 
 /// A language model `LM`, called as transformer_lm is, under a reward head.   rows -> z (M)

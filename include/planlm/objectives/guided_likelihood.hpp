@@ -24,7 +24,8 @@
 
 namespace planlm {
 
-/// Tokens and what they earned: sequence s holds rows [offsets[s], offsets[s + 1]), which cover no row twice.
+/// Tokens and what they earned: sequence s holds rows [offsets[s], offsets[s + 1]), which cover no row twice. What
+/// offsets say beyond row N is cut off, not followed.
 template <Backend B>
 struct guided_tokens {
   indices<B> tokens;              // (N): below 0: masked
@@ -45,15 +46,19 @@ enum class token_normaliser {
 
 namespace guided_kernel {
 
+/// A row of the batch, or its end, whatever an offset says.
+PLANLM_HD constexpr index_t row_within(index_t v, index_t rows) { return v < 0 ? 0 : v < rows ? v : rows; }
+
 /// What becomes of rewards, per sequence: the credit of rows, its sum, the number of tokens.
 template <class A>
 struct credit_of_sequence {
   const A* reward;
   const int *token, *offset;
   double *credit, *sum, *count, *shift;
+  index_t rows;
   bool to_go, exponential, shifted;  // shifted: e^(r - largest), for weights that are divided by their sum
   PLANLM_HD void operator()(index_t s) const {
-    const index_t begin = offset[s], end = offset[s + 1];
+    const index_t begin = row_within(offset[s], rows), end = row_within(offset[s + 1], rows);
     double top = 0, n = 0;
     for (index_t r = begin; r < end; ++r) {
       if (token[r] < 0) continue;
@@ -94,6 +99,7 @@ struct weights_of_sequence {
   token_normaliser by;
   double likelihood_scale, entropy_scale;
   A *likelihood, *entropy;
+  index_t rows;
   PLANLM_HD static double inverse(double v) { return v == 0 ? 0 : 1 / v; }
   PLANLM_HD void operator()(index_t s) const {
     const bool alone = by == token_normaliser::sequence_tokens || by == token_normaliser::sequence_rewards;
@@ -101,7 +107,7 @@ struct weights_of_sequence {
     const double factor = by == token_normaliser::rewards            ? ::exp(shift[s] - whole[3]) * inverse(whole[2])
                           : by == token_normaliser::sequence_rewards ? inverse(whole[1] * sum[s])
                                                                      : share;
-    for (index_t r = offset[s]; r < offset[s + 1]; ++r) {
+    for (index_t r = row_within(offset[s], rows), end = row_within(offset[s + 1], rows); r < end; ++r) {
       const bool masked = token[r] < 0;
       likelihood[r] = masked || likelihood_scale == 0 ? A(0) : A(likelihood_scale * credit[r] * factor);
       entropy[r] = masked ? A(0) : A(entropy_scale * share);
@@ -186,17 +192,18 @@ struct guided_likelihood {
     const index_t n = last - first;
     if (n < 1) return;
     auto scope = cx.scope();
-    const auto of_row = cx.template make_of<double>(batch.tokens.size()), sum = cx.template make_of<double>(n),
+    const index_t rows = batch.tokens.size();
+    const auto of_row = cx.template make_of<double>(rows), sum = cx.template make_of<double>(n),
                count = cx.template make_of<double>(n), shift = cx.template make_of<double>(n), whole = cx.template make_of<double>(4);
     const bool divided = normaliser == token_normaliser::rewards || normaliser == token_normaliser::sequence_rewards;
     const int *token = batch.tokens.data, *offset = batch.offsets.data + first;
     B::for_each(cx.queue(), n,
-                guided_kernel::credit_of_sequence<A>{batch.rewards.data, token, offset, of_row.data, sum.data, count.data, shift.data,
+                guided_kernel::credit_of_sequence<A>{batch.rewards.data, token, offset, of_row.data, sum.data, count.data, shift.data, rows,
                                                      credit == token_credit::to_go, exponential, exponential && divided});
     B::for_rows(cx.queue(), 1, guided_kernel::credit_of_batch{sum.data, count.data, shift.data, whole.data, n});
     B::for_each(cx.queue(), n,
                 guided_kernel::weights_of_sequence<A>{of_row.data, sum.data, count.data, shift.data, whole.data, token, offset, normaliser,
-                                                      scale, entropy, likelihood.data, of_entropy.data});
+                                                      scale, entropy, likelihood.data, of_entropy.data, rows});
   }
 };
 
@@ -206,7 +213,7 @@ struct guided_mixture {
   double reinforce = -1;  // c; 0 or below: off
   double entropy = -1;    // a; 0 or below: off
   token_credit credit = token_credit::own;  // of the samples
-  double probability_floor = 0;
+  double probability_floor = 0;  // of all rows: that of `supervised` is not read
 
   /// Errors: shape_error, also for more references than sequences.
   template <Backend B>

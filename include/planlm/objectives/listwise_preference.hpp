@@ -7,7 +7,7 @@
 ///
 /// With l_k the logarithm of the sum from k on, c_k = e^(l_k+1 - l_k) is the chance that k is not chosen, and
 ///   d loss / d e_k = Q_k (1 - c_k) - c_k,   Q_k+1 = (1 + Q_k) c_k,  Q_0 = 0:
-/// one pass back for l, one forth, nothing cancels and nothing overflows. Ranks are counted, in time K^2 for a list of K places.
+/// one pass back for l, one forth; nothing overflows, and no large numbers are subtracted. Ranks are counted, in time K^2 for a list of K places.
 ///
 /// Equal scores are ordered by `tie`, then by place: published as a random permutation for each batch (`shuffled_ties`). A list whose
 /// scores are all equal tells nothing, and an order of its ties would teach that order: it is left out unless asked for. Lists left out,
@@ -221,7 +221,7 @@ struct listwise_preference {
   F aggregate{};
   plackett_luce ranking{};
 
-  /// z: N values. Errors: planlm::error for a beta that is not above 0 or a negative epsilon, shape_error.
+  /// z: N values. Errors: planlm::error for a beta that is not above 0 and finite or a negative epsilon, shape_error.
   template <Backend B, class T, int R>
   preference_loss<B, std::remove_const_t<T>> operator()(context<B>& cx, view<T, R, typename B::space> z,
                                                         const preference_lists<B>& lists) const {
@@ -245,7 +245,12 @@ struct listwise_preference {
 };
 
 /// Numbers for `preference_lists::tie` that order the ties of each list at random. `offsets` (L + 1) in host memory.
+/// Errors: shape_error for offsets that fall or are negative.
 inline std::vector<int> shuffled_ties(const philox& random, std::span<const int> offsets) {
+  for (std::size_t l = 0; l < offsets.size(); ++l)
+    if (const int before = l > 0 ? offsets[l - 1] : 0; offsets[l] < before)
+      throw shape_error("shuffled_ties: offset " + std::to_string(l) + " is " + std::to_string(offsets[l]) + ", expected at least " +
+                        std::to_string(before));
   std::vector<int> tie(offsets.empty() ? 0 : static_cast<std::size_t>(offsets.back()));
   for (std::size_t l = 0; l + 1 < offsets.size(); ++l)
     for (int i = offsets[l]; i < offsets[l + 1]; ++i)

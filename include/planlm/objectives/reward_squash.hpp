@@ -3,8 +3,8 @@
 ///   soft_clipped_reward   u = most - sp(most - z), r = least + sp(u - least), sp(x) = ln(1 + e^x)      [2306.00398, released code]
 ///   sigmoid_reward        r = 1 / (1 + e^-z)
 ///
-/// The first ends at least + sp(most - least), 1.3133 for the defaults and not 1, and stays above `least`: weights that are shares of a sum
-/// of rewards are never negative. A head that starts at z near 0 gives r = .5487 everywhere.
+/// The first ends at least + sp(most - least), 1.3133 for the defaults and not 1, and never falls below `least`: weights that are shares of
+/// a sum of rewards are never negative. A head that starts at z near 0 gives r = .5487 everywhere.
 #pragma once
 #include <cmath>
 #include <concepts>
@@ -43,20 +43,20 @@ PLANLM_HD inline double logistic(double x) { return 1 / (1 + ::exp(-x)); }
 class soft_clipped_reward {
  public:
   soft_clipped_reward() : soft_clipped_reward(1, 1e-8) {}
-  /// Errors: planlm::error unless least < most < 700.
+  /// Errors: planlm::error unless least < most < 700 and most - least < 700.
   soft_clipped_reward(double most, double least) : most_(most), least_(least), odds_(::exp(most - least)) {
-    if (!(least < most && most < 700 && odds_ < INFINITY))
+    if (!(least < most && most < 700 && most - least < 700))
       throw error("soft_clipped_reward: most = " + std::to_string(most) + " and least = " + std::to_string(least) +
-                  ", expected least < most < 700");
+                  ", expected least < most < 700 and no more than 700 between them");
   }
   PLANLM_HD double value(double z) const {
     const double x = z - most_, t = ::exp(-::fabs(x));
     return least_ + preference_kernel::log_of_one_more(odds_ * (x > 0 ? 1 : t) / (1 + t));
   }
   PLANLM_HD double slope(double z) const {
-    const double x = z - most_, t = ::exp(-::fabs(x)), large = 1 / (1 + t), small = t * large;
-    const double k = odds_ * (x > 0 ? large : small);
-    return k / (1 + k) * (x > 0 ? small : large);
+    const double x = z - most_, t = ::exp(-::fabs(x)), near_one = 1 / (1 + t), rest = t * near_one;
+    const double k = odds_ * (x > 0 ? near_one : rest);
+    return k / (1 + k) * (x > 0 ? rest : near_one);
   }
   /// What rewards approach as z grows.
   PLANLM_HD double supremum() const { return least_ + preference_kernel::log_of_one_more(odds_); }

@@ -19,6 +19,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <planlm/backend/team.hpp>
@@ -90,13 +91,14 @@ struct soft_min {
 
 }  // namespace aggregation
 
-/// S generations, and I places in L lists in which they are compared. A generation may have places in several lists.
+/// S generations, and I places in L lists in which they are compared. A generation may have places in several lists The pullback then
+/// looks through all places for each generation: nothing for 16 in 320 places, about 2 s for 10,000 in 100,000 on one core.
 template <Backend B>
 struct preference_lists {
   indices<B> first, length;  // (S): generation s is rows first[s] .. first[s] + length[s] - 1
   indices<B> offsets;        // (L + 1): list l compares places offsets[l] .. offsets[l + 1] - 1, as many as it likes
   view<const double, 1, typename B::space> score = {};  // (I): true scores, only their order within a list counts: rounding would tie them
-  indices<B> item = {};      // (I): the generation in each place; empty: place i has generation i
+  indices<B> item = {};      // (I): the generation in each place, below 0: none; empty: place i has generation i
   indices<B> tie = {};       // (I): of equal scores the one with the smaller number is better; empty, or equal again: the earlier place
 
   index_t places() const { return item ? item.size() : length ? length.size() : score.size(); }
@@ -225,13 +227,14 @@ void check_generations(const preference_lists<B>& lists) {
 template <class F>
 void check_beta(const F& f) {
   if constexpr (requires { f.beta; })
-    if (!(f.beta > 0)) throw error("aggregation: beta is " + std::to_string(f.beta) + ", expected above 0");
+    if (!(f.beta > 0 && f.beta < INFINITY))
+      throw error("aggregation: beta is " + std::to_string(f.beta) + ", expected above 0 and finite; aggregation::average is its limit");
 }
 template <Backend B>
 preference_kernel::list_reader reader(const preference_lists<B>& lists, index_t rows) {
   const index_t places = lists.places();
   return {lists.first.data, lists.length.data, lists.offsets.data, lists.item.data, rows,
-          lists.length ? lists.length.size() : places, places};
+          lists.length ? lists.length.size() : std::numeric_limits<index_t>::max(), places};
 }
 
 /// What scores keep for their gradient.
@@ -268,7 +271,7 @@ void scores_pullback(context<B>& cx, const G& g, const F& f, const T* z, index_t
 
 /// e (I) of every place from logits z of N values, in double; 0 where a generation has no tokens. The pullback takes de (I) and returns
 /// dz (N), in z's type, 0 where no generation lies. Scores of `lists` are not read.
-/// Errors: planlm::error for a beta that is not above 0, shape_error.
+/// Errors: planlm::error for a beta that is not above 0 and finite, shape_error.
 template <Backend B, RewardSquash G, ScoreAggregation F, class T, int R>
 auto list_scores(context<B>& cx, const G& squash, const F& aggregate, view<T, R, typename B::space> z, const preference_lists<B>& lists) {
   using Z = std::remove_const_t<T>;

@@ -10,7 +10,7 @@
 /// 0 times NaN would reach the table.) Rules are those of ops/token_policy.hpp, and -nll is its log-probability of the token, bit for bit:
 /// a policy's ratio to itself is 1. A token that its row's rules exclude has nll infinity and no gradient from w; with w = 0 it costs 0.
 ///
-/// probability_floor f > 0: H is -sum (p + f) log(p + f), as published code has it with 1e-8; over 50,000 tokens that is .009 off.
+/// probability_floor f > 0: H is -sum (p + f) log(p + f), as published code has it with 1e-8; over 50,000 tokens that is up to .009 off.
 /// The logits of all rows never exist at once. Sums of the loss are in double and in one order: two runs give the same bits.
 #pragma once
 #include <cmath>
@@ -38,7 +38,7 @@ struct token_weights {
 /// An objective over tokens with its gradient at unit upstream.
 template <Backend B>
 struct token_objective_loss {
-  accum_tensor<B> total;       // (1): likelihood - entropy_bonus
+  accum_tensor<B> total;       // (1): likelihood - bonus
   accum_tensor<B> likelihood;  // (1): sum of w nll
   accum_tensor<B> bonus;       // (1): sum of h H
   accum_tensor<B> nll;         // (N), nats, unweighted; 0 where masked

@@ -4,7 +4,7 @@
 ///     if (stop.observe(validation_loss)) keep(weights);           // the best so far
 ///     if (stop.stopped()) break;
 ///
-/// A countdown: an improvement sets it to `patience`, any other value takes one off, at 0 the training is over.
+/// A countdown: an improvement sets it to `patience`, any other value takes one off, at 0 the training is over, whatever comes.
 ///
 /// Errors: planlm::error for a setting out of range, numeric_error for a value that is not finite, input_error for saved values that are
 /// none; each leaves the object as it was.
@@ -31,7 +31,8 @@ class early_stop {
   bool observe(double value) {
     detail::check_observed("early_stop", value);
     if (improved_(value, best_)) {
-      best_ = value, left_ = patience_;
+      best_ = value;
+      if (!stopped()) left_ = patience_;
       return true;
     }
     if (left_ > 0) --left_;
