@@ -90,13 +90,18 @@ def of_rows(kind, c, wrap):
     forward, kept = wrap(forward), {}
 
     def step():
+        kept["y"] = None
+        for x in inputs:
+            x.grad = None
         kept["y"] = forward(*inputs)
-        kept["gradients"] = torch.autograd.grad(kept["y"], inputs, dy)
+        # Not backward(): that copies a gradient which is dy itself.
+        for x, gradient in zip(inputs, torch.autograd.grad(kept["y"], inputs, dy)):
+            x.grad = gradient
 
     def checks():
-        return {"loss": (kept["y"].detach().double() * dy.double()).sum().item(), "norm": mean_norm(kept["gradients"])}
+        return {"loss": (kept["y"].detach().double() * dy.double()).sum().item(), "norm": mean_norm([x.grad for x in inputs])}
 
-    return peer.Work(step, checks)
+    return peer.Work(step, checks, inputs)
 
 
 def linear_cross_entropy(vocabulary, chunked, wrap):
