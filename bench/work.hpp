@@ -9,6 +9,7 @@
 ///
 /// A step makes its gradients anew, as autograd does: what the library adds to is set to zero within the step, and that is timed.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
