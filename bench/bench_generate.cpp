@@ -12,10 +12,12 @@
 #include "case.hpp"
 #include "train_step.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 #include <planlm/cpu.hpp>
 #include <planlm/models/rollout.hpp>

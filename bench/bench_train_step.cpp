@@ -16,7 +16,6 @@
 #include <array>
 #include <memory>
 #include <string>
-#include <utility>
 #include <planlm/cpu.hpp>
 
 namespace {
