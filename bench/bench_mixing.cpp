@@ -1,11 +1,19 @@
-/// Label mixing, forward and pullback, beside the dense products that it cannot do without.
+/// Label mixing, forward and pullback, by every policy, beside the dense products that the whole mixture cannot do without.
 ///
-///     bench_mixing [--benchmark_filter=...]
+///     bench_mixing [--threads=N] [--benchmark_filter='top5/K1024']
 ///
-/// Shapes are (sentences, labels, width). `mixing` is label_mixture with its default policy: softmax, e = w E, dE += w^T de, dw = de E^T and
-/// the softmax's pullback. `products` are the three products alone, by the same backend. The bar: mixing at most 1.25 times products.
-/// Counters: FLOP/s of the three products, and bytes/s of what has to be read and written once.
-#include <benchmark/benchmark.h>
+/// Cases are POLICY/SIZE: full (softmax), top5, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; `products` are
+/// the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns with one of them
+/// replaced, K64 (labels), S64 (sentences), C64 (columns), or all three, S64xK64xC64. Inputs are the hashed arrays of bench/peers/README.md;
+/// bench/peers/mixing.py does the same work. Checks: `loss` is <e, de>; `score_gradient`, `table_gradient` are Euclidean norms, 0 where no
+/// gradient flows, `norm` that of both. FLOP and bytes are what the policy cannot do without, not what is done.
+#include "case.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
 #include <planlm/cpu.hpp>
 
 namespace {
@@ -13,39 +21,85 @@ namespace {
 using namespace planlm;
 using B = cpu<float>;
 
-struct operands {
-  context<B> cx{B::queue{2}};
-  label_mixture<B> layer;
-  parameters<label_mixture<B>> theta;
-  buffer<B> z, de;
-  index_t sentences;
-  operands(index_t s, index_t k, index_t c)
-      : layer{k, c}, theta(cx, layer, philox{1}), z(cx, s * k), de(cx, s * c), sentences(s) {
-    for (index_t i = 0; i < z.size(); ++i) z.values()[i] = static_cast<float>(philox{2}.normal(static_cast<std::uint64_t>(i), 0));
-    for (index_t i = 0; i < de.size(); ++i) de.values()[i] = static_cast<float>(philox{3}.normal(static_cast<std::uint64_t>(i), 0));
-  }
-  const_tensor<B> logits() const { return {z.values().data, sentences, layer.labels}; }
-  const_tensor<B> gradient() const { return {de.values().data, sentences, layer.width}; }
+struct shape {
+  std::string name;
+  index_t s = 512, k = 1024, c = 768;  // sentences, labels, columns
 };
 
-void count(benchmark::State& state, const operands& o) {
-  const double s = double(o.sentences), k = double(o.layer.labels), c = double(o.layer.width);
-  state.counters["FLOP/s"] = benchmark::Counter(6 * s * k * c, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["bytes/s"] = benchmark::Counter(4 * (2 * s * k + 2 * s * c + 3 * k * c), benchmark::Counter::kIsIterationInvariantRate);
+std::uint32_t hash(std::uint32_t i, std::uint32_t number) {
+  std::uint32_t h = i * 2654435761u + (number + 1) * 2246822519u;
+  h ^= h >> 15, h *= 2246822519u;
+  return h ^ (h >> 13);
+}
+std::vector<float> hashed(index_t count, std::uint32_t number, double scale) {
+  std::vector<float> v(static_cast<std::size_t>(count));
+  for (std::uint32_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>((double(hash(i, number)) / 4294967296.0 - 0.5) * scale);
+  return v;
+}
+template <class T>
+double squares(view<T, 2> x) {
+  double sum = 0;
+  for (index_t i = 0; i < x.size(); ++i) sum += double(x.data[i]) * double(x.data[i]);
+  return sum;
 }
 
-void mixing(benchmark::State& state) {
-  operands o(state.range(0), state.range(1), state.range(2));
+struct operands {
+  context<B> cx;
+  shape size;
+  label_mixture<B> layer;
+  parameters<label_mixture<B>> theta;
+  std::vector<float> z, de;
+  std::vector<int> label;
+  operands(int threads, const shape& n)
+      : cx(B::queue{threads}), size(n), layer{n.k, n.c}, theta(cx, layer, philox{1}), z(hashed(n.s * n.k, 1100, 8)), de(hashed(n.s * n.c, 1102, 2)) {
+    theta.write(cx, 0, hashed(n.k * n.c, 1101, std::sqrt(12 / double(n.c))));
+    for (index_t i = 0; i < n.s; ++i)
+      label.push_back(static_cast<int>(hash(static_cast<std::uint32_t>(i), 1103) % static_cast<std::uint32_t>(n.k)));
+  }
+  const_tensor<B> logits() const { return {z.data(), size.s, size.k}; }
+  const_tensor<B> gradient() const { return {de.data(), size.s, size.c}; }
+};
+
+/// What a policy needs of z and E: all labels or `chosen` of them forward, all or none of dw backward.
+struct needs {
+  bool reads_logits = true, passes_gradient = true;
+  index_t chosen = 0;  // labels of a sentence that have a weight; 0: all
+  bool all_of_dw = true;
+};
+bench::figures figures_of(const shape& n, const needs& what) {
+  const double s = double(n.s), k = double(n.k), c = double(n.c), chosen = what.chosen ? double(what.chosen) : k;
+  const double rows = std::min(k, s * chosen);  // of the table that are read, and written in its gradient
+  const double backward = !what.passes_gradient ? 0 : what.all_of_dw ? k : chosen;
+  const double read = what.passes_gradient && what.all_of_dw ? k : rows;
+  return {.flops = 2 * s * c * (2 * chosen + backward),
+          .bytes = 4 * ((what.reads_logits ? s * k : 0) + (what.passes_gradient ? s * k : 0) + 2 * s * c + (read + 2 * rows) * c)};
+}
+
+/// `policy(operands)` is the mixing policy.
+template <class Policy>
+void mixing(benchmark::State& state, int threads, const shape& n, const needs& what, const Policy& policy) {
+  operands o(threads, n);
+  const auto mix = policy(o);
   for (auto _ : state) {
     auto scope = o.cx.scope();
-    auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits());
+    auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
     benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads).data);
     benchmark::DoNotOptimize(e.data);
   }
-  count(state, o);
+  o.theta.zero_grads(o.cx);
+  auto scope = o.cx.scope();
+  auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
+  const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads);
+  double loss = 0;
+  for (index_t i = 0; i < e.size(); ++i) loss += double(e.data[i]) * double(o.de[static_cast<std::size_t>(i)]);
+  const double scores = dz ? squares(dz) : 0, table = squares(o.theta.grads.table);
+  bench::figures f = figures_of(n, what);
+  f.checks = {{"loss", loss}, {"norm", std::sqrt(scores + table)}, {"score_gradient", std::sqrt(scores)}, {"table_gradient", std::sqrt(table)}};
+  bench::report(state, f);
 }
-void products(benchmark::State& state) {
-  operands o(state.range(0), state.range(1), state.range(2));
+
+void products(benchmark::State& state, int threads, const shape& n) {
+  operands o(threads, n);
   const const_tensor<B> table = o.theta.weights.table;
   for (auto _ : state) {
     auto scope = o.cx.scope();
@@ -53,15 +107,40 @@ void products(benchmark::State& state) {
     ops::matmul_tn_add(o.cx, o.logits(), o.gradient(), o.theta.grads.table);
     benchmark::DoNotOptimize(ops::matmul_nt(o.cx, o.gradient(), table).data);
   }
-  count(state, o);
+  bench::report(state, figures_of(n, {}));
 }
 
-void shapes(benchmark::internal::Benchmark* b) {
-  b->Args({64, 64, 64})->Args({512, 1024, 768})->Args({4096, 4096, 768})->UseRealTime();
+std::vector<shape> shapes() {
+  std::vector<shape> all;
+  for (const index_t k : {64, 128, 256, 512, 1024, 2048, 4096}) all.push_back({.name = "K" + std::to_string(k), .k = k});
+  for (const index_t s : {64, 256, 1024, 4096}) all.push_back({.name = "S" + std::to_string(s), .s = s});
+  for (const index_t c : {64, 256, 1024, 2048}) all.push_back({.name = "C" + std::to_string(c), .c = c});
+  for (const shape& n : {shape{"", 64, 64, 64}, {"", 128, 64, 64}, {"", 512, 1024, 768}, {"", 4096, 4096, 768}})
+    all.push_back({"S" + std::to_string(n.s) + "xK" + std::to_string(n.k) + "xC" + std::to_string(n.c), n.s, n.k, n.c});
+  return all;
 }
-BENCHMARK(mixing)->Apply(shapes);
-BENCHMARK(products)->Apply(shapes);
+
+template <class Policy>
+void add(const std::string& name, int threads, const needs& what, const Policy& policy) {
+  for (const shape& n : shapes())
+    bench::add(name + "/" + n.name, [=](benchmark::State& state) { mixing(state, threads, n, what, policy); });
+}
 
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  return bench::run(argc, argv, [](int threads) {
+    const needs row_of_a_label{.reads_logits = false, .passes_gradient = false, .chosen = 1};
+    add("full", threads, {}, [](const operands&) { return mixture{}; });
+    add("top5", threads, {.chosen = 5, .all_of_dw = false}, [](const operands&) { return top_k{5}; });
+    add("gumbel", threads, {}, [](const operands&) { return gumbel_softmax{}; });
+    add("gumbel_hard", threads, {.chosen = 1}, [](const operands&) { return gumbel_softmax{.discrete = true}; });
+    add("straight_through", threads, {.chosen = 1}, [](const operands&) { return straight_through{}; });
+    add("hard", threads, {.passes_gradient = false, .chosen = 1}, [](const operands&) { return hard{}; });
+    add("sampled", threads, {.passes_gradient = false, .chosen = 1}, [](const operands&) { return sampled{}; });
+    add("uniform", threads, {.reads_logits = false, .passes_gradient = false}, [](const operands&) { return uniform{}; });
+    add("fixed", threads, row_of_a_label, [](const operands&) { return fixed{3}; });
+    add("oracle", threads, row_of_a_label, [](const operands& o) { return oracle<B>{{o.label.data(), o.label.size()}}; });
+    for (const shape& n : shapes()) bench::add("products/" + n.name, [=](benchmark::State& state) { products(state, threads, n); });
+  });
+}

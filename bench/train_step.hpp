@@ -84,6 +84,7 @@ inline long status_bytes(const char* field) {
 struct options {
   std::string preset = "2x128", mode = "joint", kept = "activations", precision = "float32";
   int threads = 2, steps = 20, warm_up = 2;
+  double learning_rate = 1e-4;
   bool wait_each = true;  // false: one time for all steps together, nothing waits in between
   bool valid = true;
 };
@@ -98,13 +99,14 @@ inline options parse(int argc, char** argv) {
     else if (flag == "--threads") o.threads = std::atoi(value.c_str());
     else if (flag == "--steps") o.steps = std::atoi(value.c_str());
     else if (flag == "--warm-up") o.warm_up = std::atoi(value.c_str());
+    else if (flag == "--learning-rate") o.learning_rate = std::atof(value.c_str());
     else o.valid = false;
   }
   o.valid = o.valid && argc % 2 == 1 && presets.contains(o.preset) && o.threads > 0 && o.steps > 0 && o.warm_up >= 0 &&
             (o.mode == "joint" || o.mode == "full") && (o.kept == "activations" || o.kept == "inputs");
   if (!o.valid)
     std::fprintf(stderr, "usage: %s --preset check|2x128|4x256|gpt2|gpt2-1024 --mode joint|full --keep activations|inputs --steps N "
-                         "--warm-up N [--threads N] [--precision float32|tf32|bf16]\n", argv[0]);
+                         "--warm-up N [--threads N] [--learning-rate R] [--precision float32|tf32|bf16]\n", argv[0]);
   return o;
 }
 
@@ -131,75 +133,124 @@ inline double step_flops(const preset& z, index_t context_rows, bool full) {
   return 2 * (n * (forward + backward) + adapters + planner);
 }
 
+/// Model, optimisers and batch on one backend, and a step of them. It stays where it is made.
+template <class B, class Kept>
+class training {
+ public:
+  using accum = typename B::accum;
+  training(typename B::queue queue, const preset& sizes, bool everything)
+      : z(sizes), full(everything), cx(std::move(queue)),
+        model({z.vocabulary, z.length, z.width, z.heads, z.layers}, z.labels, z.label_width, z.first_adapted()),
+        plan{z.label_width, z.labels, z.planner_heads, z.planner_inner, 1},
+        lm_(cx, model.lm, philox{1}, full ? lm_store::gradients::kept : lm_store::gradients::none),
+        adapters_(cx, model.adapters, philox{2}),
+        planner_(cx, plan, philox{3}),
+        lm_optimiser_(cx, full ? lm_.flat_weights().size() : 0, adam),
+        adapter_optimiser_(cx, adapters_.flat_weights().size(), adam),
+        planner_optimiser_(cx, planner_.flat_weights().size(), adam) {
+    // inputs.py numbers lm, adapters, planner in this order, the adapters under their own names.
+    std::uint32_t number = 0;
+    fill(cx, lm_, z, false, number);
+    for (std::size_t n = 0; n < adapters_.slots().size(); ++n) {
+      const parameter_spec& spec = adapters_.slots()[n].spec;
+      adapters_.write(cx, n, hashed_values<accum>(spec.size(), number++, scale_of("adapters." + spec.name, z, false)));
+    }
+    fill(cx, planner_, z, true, number);
+    weights_ = {lm_.weights, adapters_.weights}, grads_ = {lm_.grads, adapters_.grads};
+    make_batch();
+  }
+  training(const training&) = delete;
+
+  /// One step; its loss goes to `loss_at`. Without `update` the gradients stay as they are.
+  void step(accum* loss_at, double rate, bool update = true) {
+    auto scope = cx.scope();
+    auto [logits, planner_pullback] = plan(cx, planner_.weights, embeddings_, contexts_);
+    auto [hidden, pullback] = model(cx, weights_, batch_, const_tensor<B>(logits), mixture{}, !full);
+    auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights_.lm.token.table), batch_.targets, {},
+                                          1 / static_cast<accum>(tokens()), grads_.lm.token.table);
+    planner_pullback(pullback(loss.dhidden, grads_), planner_.grads);
+    if (update) {
+      if (full) lm_optimiser_.step(cx, lm_.flat_weights(), lm_.flat_grads(), rate);
+      adapter_optimiser_.step(cx, adapters_.flat_weights(), adapters_.flat_grads(), rate);
+      planner_optimiser_.step(cx, planner_.flat_weights(), planner_.flat_grads(), rate);
+    }
+    B::copy(cx.queue(), loss_at, loss.total.data, sizeof(accum));
+  }
+  /// The Euclidean norm of all gradients together; they are zero afterwards.
+  double take_gradient_norm() {
+    double sum = 0;
+    const auto add = [&](auto& store) {
+      for (std::size_t n = 0; n < store.slots().size(); ++n)
+        for (const auto g : store.read_gradient(cx, n)) sum += double(g) * double(g);
+      store.zero_grads(cx);
+    };
+    if (full) add(lm_);
+    add(adapters_), add(planner_);
+    return std::sqrt(sum);
+  }
+  index_t tokens() const { return batch_.tokens.size(); }
+  index_t context_rows() const { return embeddings_.rows(); }
+  index_t trained_weights() const { return (full ? lm_.count() : 0) + adapters_.count() + planner_.count(); }
+  index_t all_weights() const { return lm_.count() + adapters_.count() + planner_.count(); }
+
+  const preset z;
+  const bool full;
+  context<B> cx;
+
+ private:
+  using model_type = planner_lm<B, at_attention_output, label_adapter<B>, learned_positions<B>, no_rotation, Kept>;
+  using lm_store = parameters<typename model_type::lm_type>;
+  static constexpr adamw_options adam{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
+
+  void make_batch() {
+    std::vector<int> tokens, targets, positions, sentence, context_positions;
+    for (int b = 0; b < z.batch; ++b) {
+      for (int t = 0; t < z.length; ++t) {
+        const auto at = static_cast<std::uint32_t>(b * (z.length + 1) + t);
+        tokens.push_back(static_cast<int>(hashed(at, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+        targets.push_back(static_cast<int>(hashed(at + 1, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+        positions.push_back(t);
+        sentence.push_back(b * z.sentences_per_chunk + t * z.sentences_per_chunk / z.length);
+      }
+      offsets_.push_back(static_cast<int>(tokens.size()));
+    }
+    for (int s = 0; s < z.sentences(); ++s) {
+      const int n = std::clamp(s % 32, 1, z.context);
+      for (int j = 0; j < n; ++j) context_positions.push_back(j);
+      context_offsets_.push_back(static_cast<int>(context_positions.size()));
+    }
+    const auto rows = static_cast<index_t>(context_positions.size());
+    const std::vector<typename B::real> embeddings =
+        hashed_values<typename B::real>(rows * z.label_width, 1001, std::sqrt(12 / double(z.label_width)));
+    // The batch stays where kernels read it, as the peer's does.
+    batch_ = {cx.upload(tokens), cx.upload(targets), cx.upload(sentence), {cx.upload(offsets_), offsets_.data(), cx.upload(positions)}, z.sentences()};
+    contexts_ = {cx.upload(context_offsets_), context_offsets_.data(), cx.upload(context_positions)};
+    embeddings_ = cx.upload(std::span<const typename B::real>(embeddings), rows, z.label_width);
+  }
+
+  model_type model;
+  planner<B> plan;
+  lm_store lm_;
+  parameters<typename model_type::adapter_stack> adapters_;
+  parameters<planner<B>> planner_;
+  adamw<B> lm_optimiser_, adapter_optimiser_, planner_optimiser_;
+  typename model_type::params weights_, grads_;
+  std::vector<int> offsets_{0}, context_offsets_{0};
+  planned_rows<B> batch_;
+  sequences<B> contexts_;
+  const_tensor<B> embeddings_;
+};
+
 /// Steps on one backend; prints a line of JSON.
 template <class B, class Kept, class Runner = plain_runner>
 int run(typename B::queue queue, const options& o, Runner runner = {}) {
   using accum = typename B::accum;
   const preset z = presets.at(o.preset);
   const bool full = o.mode == "full";
-
-  context<B> cx{std::move(queue)};
-  using model_type = planner_lm<B, at_attention_output, label_adapter<B>, learned_positions<B>, no_rotation, Kept>;
-  const model_type model({z.vocabulary, z.length, z.width, z.heads, z.layers}, z.labels, z.label_width, z.first_adapted());
-  const planner<B> plan{z.label_width, z.labels, z.planner_heads, z.planner_inner, 1};
-  using store = parameters<typename model_type::lm_type>;
-  store lm(cx, model.lm, philox{1}, full ? store::gradients::kept : store::gradients::none);
-  parameters<typename model_type::adapter_stack> adapters(cx, model.adapters, philox{2});
-  parameters<planner<B>> theta(cx, plan, philox{3});
-  std::uint32_t number = 0;
-  {
-    // inputs.py numbers lm, adapters, planner in this order, the adapters under their own names.
-    fill(cx, lm, z, false, number);
-    for (std::size_t n = 0; n < adapters.slots().size(); ++n) {
-      const parameter_spec& spec = adapters.slots()[n].spec;
-      adapters.write(cx, n, hashed_values<accum>(spec.size(), number++, scale_of("adapters." + spec.name, z, false)));
-    }
-    fill(cx, theta, z, true, number);
-  }
-  const adamw_options adam{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
-  adamw<B> lm_optimiser(cx, full ? lm.flat_weights().size() : 0, adam), adapter_optimiser(cx, adapters.flat_weights().size(), adam),
-      planner_optimiser(cx, theta.flat_weights().size(), adam);
-
-  std::vector<int> tokens, targets, positions, offsets{0}, sentence, context_offsets{0}, context_positions;
-  for (int b = 0; b < z.batch; ++b) {
-    for (int t = 0; t < z.length; ++t) {
-      const auto at = static_cast<std::uint32_t>(b * (z.length + 1) + t);
-      tokens.push_back(static_cast<int>(hashed(at, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
-      targets.push_back(static_cast<int>(hashed(at + 1, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
-      positions.push_back(t);
-      sentence.push_back(b * z.sentences_per_chunk + t * z.sentences_per_chunk / z.length);
-    }
-    offsets.push_back(static_cast<int>(tokens.size()));
-  }
-  for (int s = 0; s < z.sentences(); ++s) {
-    const int n = std::clamp(s % 32, 1, z.context);
-    for (int j = 0; j < n; ++j) context_positions.push_back(j);
-    context_offsets.push_back(static_cast<int>(context_positions.size()));
-  }
-  const auto rows = static_cast<index_t>(context_positions.size());
-  const std::vector<typename B::real> embeddings =
-      hashed_values<typename B::real>(rows * z.label_width, 1001, std::sqrt(12 / double(z.label_width)));
-
-  typename model_type::params weights{lm.weights, adapters.weights}, grads{lm.grads, adapters.grads};
-  auto batch_scope = cx.scope();  // the batch stays where kernels read it, as the peer's does
-  const planned_rows<B> batch{cx.upload(tokens), cx.upload(targets), cx.upload(sentence),
-                              {cx.upload(offsets), offsets.data(), cx.upload(positions)}, z.sentences()};
-  const sequences<B> contexts{cx.upload(context_offsets), context_offsets.data(), cx.upload(context_positions)};
-  const const_tensor<B> e = cx.upload(std::span<const typename B::real>(embeddings), rows, z.label_width);
+  training<B, Kept> trained(std::move(queue), z, full);
+  context<B>& cx = trained.cx;
   const buffer<B, accum> kept_losses(cx, o.warm_up + o.steps);
-  const auto one_step = [&](int step) {
-    auto scope = cx.scope();
-    auto [logits, planner_pullback] = plan(cx, theta.weights, e, contexts);
-    auto [hidden, pullback] = model(cx, weights, batch, const_tensor<B>(logits), mixture{}, !full);
-    auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights.lm.token.table), batch.targets, {},
-                                          1 / static_cast<accum>(tokens.size()), grads.lm.token.table);
-    planner_pullback(pullback(loss.dhidden, grads), theta.grads);
-    const double rate = 1e-4;
-    if (full) lm_optimiser.step(cx, lm.flat_weights(), lm.flat_grads(), rate);
-    adapter_optimiser.step(cx, adapters.flat_weights(), adapters.flat_grads(), rate);
-    planner_optimiser.step(cx, theta.flat_weights(), theta.flat_grads(), rate);
-    B::copy(cx.queue(), kept_losses.values().data + step, loss.total.data, sizeof(accum));
-  };
+  const auto one_step = [&](int step) { trained.step(kept_losses.values().data + step, o.learning_rate); };
   // The first steps one by one; the timed ones without waiting in between, as the peer's on a GPU.
   std::vector<double> seconds;
   const auto now = [&] {
@@ -219,11 +270,11 @@ int run(typename B::queue queue, const options& o, Runner runner = {}) {
   const std::vector<accum> losses = cx.read(kept_losses.values());
   std::vector<double> sorted = seconds;
   std::sort(sorted.begin(), sorted.end());
-  const double median = sorted[sorted.size() / 2], flops = step_flops(z, rows, full);
+  const double median = sorted[sorted.size() / 2], flops = step_flops(z, trained.context_rows(), full);
   std::printf("{\"program\": \"planlm\", \"preset\": \"%s\", \"mode\": \"%s\", \"keep\": \"%s\", \"precision\": \"%s\", \"threads\": %d, "
               "\"tokens_per_second\": %.1f, \"median_seconds\": %.6f, \"teraflops\": %.2f, \"peak_rss\": %ld, \"arena_peak\": %zu, "
               "\"scratch_peak\": %zu, \"losses\": [",
-              o.preset.c_str(), o.mode.c_str(), o.kept.c_str(), o.precision.c_str(), o.threads, double(tokens.size()) / median, median,
+              o.preset.c_str(), o.mode.c_str(), o.kept.c_str(), o.precision.c_str(), o.threads, double(trained.tokens()) / median, median,
               flops / median * 1e-12, status_bytes("VmHWM"), cx.memory().peak_bytes(), cx.scratch_memory().peak_bytes());
   for (std::size_t i = 0; i < losses.size(); ++i) std::printf("%s%.9g", i ? ", " : "", double(losses[i]));
   std::printf("], \"seconds\": [");

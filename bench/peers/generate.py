@@ -1,128 +1,166 @@
 #!/usr/bin/env python3
-"""Rollouts of a language model in PyTorch: the work of bench/bench_generate.cpp, tokens per second.
+"""Text from a language model with a KV cache in PyTorch: the cases of bench/bench_generate.cpp; peer.py says how it is called.
 
-    bench/peers/generate.py [--rows 1 64] [--threads 1 2] [--new-tokens 128] [--repetitions 7]
+    bench/peers/generate.py plain/B1 plain/B64 replay/B1 planned/B1 ... --threads N [--compile] --seconds S
     bench/peers/generate.py --check
 
-Eager, float32, no gradients, keys and values in tensors made beforehand. Every step keeps log q(token) and
-log q(stop) of all rows, the stop masked; nothing is read back before the end. Prints one line of JSON for each
-number of rows and threads: the median of the repetitions. --check compares decoding with a forward pass over
-whole sequences.
+float32, inference_mode, keys and values in tensors made beforehand; a run is 128 new tokens from a prompt of eight. plain keeps log q(token)
+and log q(stop) of every step, the stop masked; planned asks the planner of train_step.py at every sentence of 16 tokens and keeps
+log q(token). Eager mode attends to what is in the cache; compiled, the step has one shape throughout, so it writes at a position that is a
+tensor and attends to the whole cache with a mask. The check numbers are those of given tokens (planned: of the most probable ones) through
+the same functions. --check compares decoding with forward passes over whole sequences.
 """
 
-import argparse
 import json
-import statistics
-import time
+import math
+import sys
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-PROMPT = 8
+import inputs
+import peer
+import train_step
+from inputs import hashed
+
+PROMPT, NEW, STOP, SENTENCE = 8, 128, 13, 16
+SIZES = inputs.Sizes(layers=2, width=128, heads=4, vocabulary=4096, labels=64, label_width=64, batch=1, length=256, sentences_per_chunk=1,
+                     context=16, planner_heads=2, planner_mlp_width=256)
+TOKENS, EMBEDDINGS = 1300, 1301  # array numbers
 
 
-class Block(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+class Decoder:
+    """The language model of train_step.py, new rows at a time."""
 
-    def forward(self, x, cache, begin):
-        """x (rows, new, width) at positions begin .. begin + new; the cache gets their keys and values."""
+    def __init__(self, model, rows, capacity, wrap):
+        self.model, self.compiled, self.capacity = model, wrap.compiled, capacity
+        shape = (rows, SIZES.heads, capacity, SIZES.width // SIZES.heads)
+        self.caches = [[torch.zeros(shape) for _ in range(2)] for _ in model.lm.blocks]
+        self.places = torch.arange(capacity)
+        self.run = wrap(self.forward)
+        self.plan = wrap(self.plans)
+
+    def plans(self, contexts, present):
+        """What each adapted block adds, (rows, 1, width)."""
+        p = torch.softmax(self.model.planner(contexts, present), -1)
+        return [adapter(p)[:, None] for adapter in self.model.adapters]
+
+    def attend(self, block, x, cache, at, end, mask):
         rows, new, width = x.shape
-        q, k, v = (t.view(rows, new, self.heads, -1).transpose(1, 2)
-                   for t in self.qkv(self.norm1(x)).split(width, dim=-1))
+        q, k, v = (t.view(rows, new, SIZES.heads, -1).transpose(1, 2) for t in block.attention.qkv(x).split(width, dim=-1))
         keys, values = cache
-        keys[:, :, begin:begin + new] = k
-        values[:, :, begin:begin + new] = v
-        y = F.scaled_dot_product_attention(q, keys[:, :, :begin + new], values[:, :, :begin + new],
-                                           is_causal=new > 1)
-        x = x + self.out(y.transpose(1, 2).reshape(rows, new, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        if self.compiled:
+            keys.index_copy_(2, at, k)
+            values.index_copy_(2, at, v)
+            o = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        else:
+            keys[:, :, end - new:end] = k
+            values[:, :, end - new:end] = v
+            o = F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], is_causal=new > 1)
+        return o.transpose(1, 2).reshape(rows, new, width)
+
+    def forward(self, tokens, at, end, extra, masked, forced, greedy):
+        """tokens (rows, new) at positions `at` -> the next token (rows, 1), its log-probability, that of the stop."""
+        lm = self.model.lm
+        x = lm.token(tokens) + lm.position.weight[at]
+        mask = self.places[None, :] <= at[:, None] if self.compiled else None
+        for i, (block, cache) in enumerate(zip(lm.blocks, self.caches)):
+            o = self.attend(block, block.norm1(x), cache, at, end, mask)
+            if extra is not None and i >= SIZES.first_adapted:
+                o = o + extra[i - SIZES.first_adapted]
+            x = x + block.attention.out(o)
+            x = x + block.mlp(block.norm2(x))
+        logits = F.linear(lm.norm(x[:, -1]), lm.token.weight)
+        if masked:
+            logits[:, STOP] = -torch.inf
+        log_q = F.log_softmax(logits, -1)
+        if forced is not None:
+            token = forced
+        elif greedy:
+            token = log_q.argmax(-1, keepdim=True)
+        else:  # a draw from softmax without its sums: the largest of p / Exp(1)
+            token = (log_q.exp() / torch.empty_like(log_q).exponential_()).argmax(-1, keepdim=True)
+        return token, log_q.gather(1, token)[:, 0], log_q[:, STOP]
+
+    def generate(self, prompts, masked, contexts=None, forced=None, greedy=False, new=NEW):
+        """Tokens, log q(token) and log q(stop), each (rows, new). contexts: the planner's arguments of every sentence."""
+        rows, known = prompts.shape
+        tokens = torch.empty(rows, new, dtype=torch.long)
+        taken, stops = torch.empty(rows, new), torch.empty(rows, new)
+        now, extra, sentence, begin = prompts, None, -1, 0
+        for k in range(new):
+            if contexts is not None and (known - 1 + k) // SENTENCE > sentence:  # the sentence that holds the coming token
+                sentence += 1
+                extra = self.plan(*contexts[sentence])
+            end = begin + now.shape[1]
+            at = self.places[begin:end]
+            # A number that changes would be compiled anew each time.
+            now, q, s = self.run(now, at.clone() if self.compiled else at, None if self.compiled else end, extra, masked,
+                                 None if forced is None else forced[:, k:k + 1].contiguous(), greedy)
+            begin = end
+            tokens[:, k], taken[:, k], stops[:, k] = now[:, 0], q, s
+        return tokens, taken, stops
 
 
-class LanguageModel(nn.Module):
-    def __init__(self, vocabulary, length, width, heads, layers):
-        super().__init__()
-        self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        for p in self.parameters():
-            if p.dim() == 2:
-                nn.init.normal_(p, std=0.02)
-
-    def make_caches(self, rows, length):
-        heads, width = self.blocks[0].heads, self.token.weight.shape[1]
-        return [[torch.zeros(rows, heads, length, width // heads) for _ in range(2)] for _ in self.blocks]
-
-    def forward(self, tokens, caches, begin):
-        """tokens (rows, new) -> logits (rows, vocabulary) of the last position."""
-        x = self.token(tokens) + self.position.weight[begin:begin + tokens.shape[1]]
-        for block, cache in zip(self.blocks, caches):
-            x = block(x, cache, begin)
-        return F.linear(self.norm(x[:, -1]), self.token.weight)
+def prompts_of(rows):
+    return torch.cat([torch.arange(rows)[:, None], torch.arange(1, PROMPT).repeat(rows, 1)], 1)
 
 
-def generate(model, prompts, caches, new_tokens, stop):
-    """Tokens, log q(token) and log q(stop), each (rows, new_tokens)."""
-    rows = prompts.shape[0]
-    tokens = torch.empty(rows, new_tokens, dtype=torch.long)
-    taken, stops = torch.empty(rows, new_tokens), torch.empty(rows, new_tokens)
-    now, begin = prompts, 0
-    for k in range(new_tokens):
-        logits = model(now, caches, begin)
-        begin += now.shape[1]
-        logits[:, stop] = -torch.inf
-        log_q = F.log_softmax(logits, dim=-1)
-        now = torch.multinomial(log_q.exp(), 1)
-        tokens[:, k] = now[:, 0]
-        taken[:, k] = log_q.gather(1, now)[:, 0]
-        stops[:, k] = log_q[:, stop]
-    return tokens, taken, stops
+def contexts_of(rows):
+    """For every sentence: (rows, 16, label width), of which as many count as sentences came before it, at least one."""
+    width = SIZES.label_width
+    all_of_them = peer.given((rows, SIZES.context, width), EMBEDDINGS, math.sqrt(12 / width))
+    out = []
+    for sentence in range((PROMPT - 1 + NEW - 1) // SENTENCE + 1):
+        present = (torch.arange(SIZES.context) < max(1, sentence))[None, :].repeat(rows, 1)
+        out.append((all_of_them * present[:, :, None], present))
+    return out
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rows", type=int, nargs="+", default=[1, 64])
-    arguments.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
-    arguments.add_argument("--new-tokens", type=int, default=128)
-    arguments.add_argument("--repetitions", type=int, default=7)
-    arguments.add_argument("--check", action="store_true")
-    o = arguments.parse_args()
-    torch.manual_seed(1)
-    stop = 13
-    model = LanguageModel(vocabulary=4096, length=256, width=128, heads=4, layers=2)
+def make(case, wrap):
+    kind, _, size = case.partition("/")
+    if kind not in ("plain", "replay", "planned") or not size.startswith("B") or not size[1:].isdigit():
+        raise KeyError(case)
+    rows = int(size[1:])
     with torch.inference_mode():
-        if o.check:
-            prompts = torch.arange(3 * PROMPT).view(3, PROMPT)
-            tokens, taken, _ = generate(model, prompts, model.make_caches(3, 256), 20, stop)
-            worst = 0.0
-            for k in range(20):
-                logits = model(torch.cat([prompts, tokens[:, :k]], 1), model.make_caches(3, 256), 0)
-                logits[:, stop] = -torch.inf
-                again = F.log_softmax(logits, dim=-1).gather(1, tokens[:, k:k + 1])[:, 0]
-                worst = max(worst, (again - taken[:, k]).abs().max().item())
-            print(json.dumps(dict(check="decoding against whole sequences", largest_difference=worst)))
-            return
-        for threads in dict.fromkeys(o.threads):
-            torch.set_num_threads(threads)
-            for rows in o.rows:
-                prompts = torch.arange(1, PROMPT).repeat(rows, 1)
-                prompts = torch.cat([torch.arange(rows)[:, None], prompts], 1)
-                caches = model.make_caches(rows, PROMPT + o.new_tokens)
-                seconds = []
-                for i in range(-2, o.repetitions):
-                    start = time.perf_counter()
-                    generate(model, prompts, caches, o.new_tokens, stop)
-                    if i >= 0:
-                        seconds.append(time.perf_counter() - start)
-                median = statistics.median(seconds)
-                print(json.dumps(dict(program="pytorch", rows=rows, threads=threads, new_tokens=o.new_tokens,
-                                      tokens_per_second=rows * o.new_tokens / median, median_seconds=median,
-                                      fastest_seconds=min(seconds), torch=torch.__version__)), flush=True)
+        decoder = Decoder(train_step.build(SIZES, torch.float32), rows, PROMPT + NEW, wrap)
+        prompts, contexts = prompts_of(rows), contexts_of(rows) if kind == "planned" else None
+        given = torch.from_numpy((hashed.hashes(rows * NEW, TOKENS) % 4096).astype("int64")).view(rows, NEW)
+        given = torch.where(given == STOP, STOP + 1, given)
+
+    @torch.inference_mode()
+    def step():
+        return decoder.generate(prompts, kind != "planned", contexts, forced=given if kind == "replay" else None)
+
+    @torch.inference_mode()
+    def checks():
+        if kind == "planned":
+            _, taken, stops = decoder.generate(prompts, False, contexts, greedy=True)
+            stops = taken
+        else:
+            _, taken, stops = decoder.generate(prompts, False, forced=given)
+        return dict(loss=-taken.double().mean().item(), norm=peer.norm(stops))
+
+    return peer.Work(step, checks)
 
 
-main()
+@torch.inference_mode()
+def check(wrap):
+    model, rows, new = train_step.build(SIZES, torch.float32), 3, 20
+    prompts = prompts_of(rows)
+    tokens, taken, _ = Decoder(model, rows, PROMPT + new, wrap).generate(prompts, True, new=new)
+    worst = 0.0
+    for k in range(new):
+        whole = torch.cat([prompts, tokens[:, :k]], 1)
+        again = Decoder(model, rows, PROMPT + new, wrap).generate(whole, True, forced=tokens[:, k:k + 1], new=1)[1][:, 0]
+        worst = max(worst, (again - taken[:, k]).abs().max().item())
+    return dict(check="decoding against whole sequences", largest_difference=worst)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        eager = lambda f: f  # noqa: E731
+        eager.compiled = False
+        print(json.dumps(check(eager)))
+    else:
+        peer.main(make, __doc__)

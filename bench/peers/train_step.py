@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """One joint training step of the planner-conditioned language model in PyTorch: forward, backward, AdamW.
 
+    bench/peers/train_step.py joint/2x128 full/2x128 ... --threads N [--compile] --seconds S       the cases of bench_train_step: see peer.py
     bench/peers/train_step.py --preset 2x128 --threads 2 [--mode joint|full] [--steps 20] [--compile]
     bench/peers/train_step.py --preset gpt2-1024 --device cuda --precision bf16 [--compile]
     bench/peers/train_step.py --check
 
-Prints one line of JSON. README.md gives the formulas of weights and inputs, so that another program can
+Prints one line of JSON (of each case). README.md gives the formulas of weights and inputs, so that another program can
 compute the same losses. mode joint: the language model is frozen; adapters and planner are trained through
-it. mode full: everything is trained.
+it. mode full: everything is trained. Of a case, `loss`, `loss2`, `loss3` are those before the first three steps at learning rate 1e-3, `norm`
+is the Euclidean norm of all gradients at the first; GPT-2's activations are kept whatever the case says of ours (`_inputs`).
 """
 
 import argparse
@@ -40,6 +42,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 import inputs  # noqa: E402
+import peer  # noqa: E402
 from inputs import hashed  # noqa: E402
 
 AFTER_IMPORT = status_bytes("VmRSS")
@@ -255,6 +258,38 @@ def run(z, options, dtype=torch.float32):
         trained_parameters=sum(p.numel() for p in trained))
 
 
+def make(case, wrap):
+    mode, _, preset = case.partition("/")
+    z = inputs.PRESETS.get(preset.removesuffix("_inputs"))
+    if mode not in ("joint", "full") or z is None:
+        raise KeyError(case)
+    model = build(z, torch.float32)
+    if mode == "joint":
+        model.lm.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, fused=True)
+    for p in trained:  # the moments now, written, so that they count as memory of the case
+        optimiser.state[p] = dict(step=torch.zeros(()), exp_avg=torch.empty_like(p).fill_(0), exp_avg_sq=torch.empty_like(p).fill_(0))
+    given, forward, losses, norms = batch(z, torch.float32), wrap(model), [], []
+
+    def step():
+        optimiser.zero_grad(set_to_none=True)
+        loss = forward(*given)
+        loss.backward()
+        if not norms:
+            norms.append(peer.norm(*(p.grad for p in trained if p.grad is not None)))
+        optimiser.step()
+        losses.append(loss.item())
+        del losses[3:]
+
+    def checks():
+        while len(losses) < 3:
+            step()
+        return dict(loss=losses[0], loss2=losses[1], loss3=losses[2], norm=norms[0])
+
+    return peer.Work(step, checks, trained)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,4 +334,7 @@ def main():
         keep_memory=options.keep_memory, double=options.double, torch=torch.__version__, **result)))
 
 
-main()
+if __name__ == "__main__":
+    if any("/" in word or word == "-" for word in sys.argv[1:]):
+        peer.main(make, __doc__)
+    main()
