@@ -69,7 +69,7 @@ loss<T> run(const problem& p, form which, const std::vector<T>& weights, T unifo
 }  // namespace
 
 TEST_CASE("fused linear cross-entropy equals the plain composition, with uniform and with per-row weights") {
-  // 512 rows are one block at this vocabulary: 1100 rows are three, the last of them short.
+  // 512 rows are one block at most: 1100 rows are three, the last of them shorter.
   for (const problem& p :
        {make_problem(1, 1, 1), make_problem(5, 7, 3), make_problem(33, 5, 130), make_problem(1100, 6, 37)}) {
     CAPTURE(p.rows, p.width, p.vocabulary);
@@ -212,9 +212,23 @@ TEST_CASE("the fused form never holds all logits") {
                             const_tensor<B>(w.data(), vocabulary, width), indices<B>(targets.data(), rows),
                             {}, 1.0f, {});
   CHECK(cx.memory().peak_bytes() < static_cast<std::size_t>(rows * vocabulary) * sizeof(float) / 7);
+}
+
+TEST_CASE("blocks of rows are a share of all rows, worth handing out, and equal but for the last") {
+  for (const index_t vocabulary : {4096, 8192, 16384, 50257})
+    for (const index_t rows : {2048, 3000, 8192}) {
+      CAPTURE(rows, vocabulary);
+      const index_t step = ops::cross_entropy_rows(rows, vocabulary);
+      CHECK(8 * (step * vocabulary + (1 << 18)) <= rows * vocabulary);  // with what two threads pack beside it
+      CHECK(step >= 128);
+      CHECK(rows - (rows - 1) / step * step > step / 2);
+    }
   CHECK(ops::cross_entropy_rows(0, 10) >= 0);
   CHECK(ops::cross_entropy_rows(1, 10) == 1);
-  CHECK(ops::cross_entropy_rows(100000, 50257) * 50257 <= 1 << 22);
+  CHECK(ops::cross_entropy_rows(100, 50257) == 100);  // few rows are not cut
+  CHECK(ops::cross_entropy_rows(512, 50257) == 128);
+  CHECK(ops::cross_entropy_rows(100000, 100) == 512);
+  CHECK(ops::cross_entropy_rows(100000, 50257) * 50257 <= (1 << 24) + 8 * 50257);
   CHECK(ops::cross_entropy_rows(100000, 1 << 24) == 32);
 }
 

@@ -141,10 +141,14 @@ token_loss<B> linear_cross_entropy_plain(context<B>& cx, const_tensor<B> hidden,
   return out;
 }
 
-/// Rows whose logits are held at a time: at most about four million values, or `most_values`, and at most `most_rows`.
-constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary, index_t most_values = index_t{1} << 22, index_t most_rows = 512) {
-  const index_t fit = most_values / std::max<index_t>(vocabulary, 1);
-  return std::clamp<index_t>(fit / 8 * 8, std::min<index_t>(rows, 32), std::max<index_t>(std::min<index_t>(rows, most_rows), 1));
+/// Rows whose logits are held at a time, in blocks of about equal size. Every block reads the table twice and its gradient once, so few rows
+/// cost time; yet a block, with half a million values that products pack beside it, should take no more than an eighth of what all logits
+/// would. Hence that share, but at least 128 rows or what makes 2^18 values, and at most 512 rows or 2^24 values.
+constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary) {
+  const index_t v = std::max<index_t>(vocabulary, 1);
+  const index_t least = std::clamp<index_t>((index_t{1} << 18) / v, 128, 512), most = std::clamp<index_t>((index_t{1} << 24) / v, 32, 512);
+  const index_t fit = std::min(std::max(rows / 8 - (index_t{1} << 19) / v, least), most), blocks = std::max<index_t>((rows + fit - 1) / fit, 1);
+  return std::clamp<index_t>(((rows + blocks - 1) / blocks + 7) / 8 * 8, 1, std::max<index_t>(rows, 1));
 }
 /// The same for a backend: each block rounds what it adds to the table's gradient, so where storage is narrow there are few of them. A
 /// backend that says how many values it holds gets blocks of about equal size, multiples of 64 rows, and holds no more than a seventh of the
@@ -158,7 +162,8 @@ constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary) {
   } else if constexpr (std::is_same_v<typename B::real, typename B::accum>) {
     return cross_entropy_rows(rows, vocabulary);
   } else {
-    return cross_entropy_rows(rows, vocabulary, index_t{1} << 26, 4096);
+    const index_t fit = (index_t{1} << 26) / std::max<index_t>(vocabulary, 1);
+    return std::clamp<index_t>(fit / 8 * 8, std::min<index_t>(rows, 32), std::max<index_t>(std::min<index_t>(rows, 4096), 1));
   }
 }
 /// From one row of logits to the next: a product that stores rows of odd length may not use wide accesses.
