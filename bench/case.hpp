@@ -3,7 +3,7 @@
 /// A program bench_NAME has cases "CASE/SIZE"; in bench/cases.json they are NAME/CASE/SIZE. It takes --threads=N beside the flags of Google
 /// Benchmark. Counters of a case: `flops_per_second`, `bytes_per_second`; `of_gemm` and `of_copy`, the fractions of this machine's ceilings,
 /// where scripts/bench has handed them on; check numbers (`loss`, `norm`), the same whatever the number of iterations, which the peer has to
-/// reproduce to 1e-4 of themselves; `peak_bytes` and `own_bytes` of resident memory. A label (state.SetLabel) goes into the table: other
+/// reproduce to 1e-4 of themselves; `process_bytes`, `peak_bytes` and `own_bytes` of resident memory. A label (state.SetLabel) goes into the table: other
 /// products than the default's, say.
 ///
 ///     int main(int argc, char** argv) {
@@ -27,6 +27,9 @@
 #include <utility>
 #include <vector>
 #include <benchmark/benchmark.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace bench {
 
@@ -42,19 +45,27 @@ inline double status_bytes(const std::string& field) {
 /// process that runs one case once (--benchmark_filter, --benchmark_min_time=0.000001), because freed memory is kept by the allocator.
 class resident_memory {
  public:
-  resident_memory() : begin_(status_bytes("VmRSS")), inputs_(begin_) { forget_peak(); }
+  resident_memory() : begin_(forget_peak()), inputs_(begin_) {}
   /// From here on the peak counts: not what was needed to make the inputs.
   void inputs_are_made() {
-    inputs_ = status_bytes("VmRSS");
-    forget_peak();
+    inputs_ = forget_peak();
   }
+  /// Of the whole process: what has to be there for the program to run.
+  double process_bytes() const { return status_bytes("VmHWM"); }
   /// Beyond the beginning: inputs, parameters, gradients and temporaries.
   double peak_bytes() const { return std::max(0.0, status_bytes("VmHWM") - begin_); }
   /// Beyond inputs, parameters and gradients.
   double own_bytes() const { return std::max(0.0, status_bytes("VmHWM") - inputs_); }
 
  private:
-  static void forget_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
+  /// Gives freed memory back to the system, as the peers do, and lets the peak begin anew; returns what is resident.
+  static double forget_peak() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+    std::ofstream("/proc/self/clear_refs") << 5;
+    return status_bytes("VmRSS");
+  }
   double begin_, inputs_;
 };
 
@@ -80,6 +91,7 @@ inline void report(benchmark::State& state, const figures& f) {
   if (const double most = ceiling("PLANLM_COPY_BYTES_PER_SECOND"); most > 0) rate("of_copy", f.bytes / most);
   for (const auto& [name, value] : f.checks) state.counters[name] = value;
   if (f.memory) {
+    state.counters["process_bytes"] = f.memory->process_bytes();
     state.counters["peak_bytes"] = f.memory->peak_bytes();
     state.counters["own_bytes"] = f.memory->own_bytes();
   }

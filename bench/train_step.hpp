@@ -1,11 +1,12 @@
-/// One joint training step of the planner-conditioned language model on any backend: forward, pullback, AdamW.
+/// One training step on any backend, forward, pullback, AdamW: joint, of the planner-conditioned language model, or of a plain language model.
 ///
 /// Weights and inputs follow bench/peers/inputs.py to the bit, so the losses printed here and by bench/peers/train_step.py are those of
-/// the same computation. Mode joint: the language model is frozen; mode full: everything is trained.
+/// the same computation. Mode joint: the language model is frozen; mode full: everything is trained; plain: neither planner nor adapters.
 #pragma once
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include <vector>
 #include <planlm/backend/buffer.hpp>
 #include <planlm/models/planner_lm.hpp>
+#include <planlm/models/transformer_lm.hpp>
 #include <planlm/ops/cross_entropy.hpp>
 #include <planlm/planning/planner.hpp>
 #include <planlm/training/adamw.hpp>
@@ -80,6 +82,49 @@ inline long status_bytes(const char* field) {
 }
 
 
+/// The rows of a batch of tokens, as inputs.py makes them.
+struct token_rows {
+  std::vector<int> tokens, targets, positions, offsets{0};
+  explicit token_rows(const preset& z) {
+    for (int b = 0; b < z.batch; ++b) {
+      for (int t = 0; t < z.length; ++t) {
+        const auto at = static_cast<std::uint32_t>(b * (z.length + 1) + t);
+        tokens.push_back(static_cast<int>(hashed(at, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+        targets.push_back(static_cast<int>(hashed(at + 1, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
+        positions.push_back(t);
+      }
+      offsets.push_back(static_cast<int>(tokens.size()));
+    }
+  }
+};
+/// Arrays of a batch where kernels can read them, outside the arena: it is empty between steps, and so becomes one block of what a step needs.
+template <class B>
+class held_arrays {
+ public:
+  template <class T>
+  view<const T, 1, typename B::space> hold(context<B>& cx, const std::vector<T>& host) {
+    constexpr std::size_t words = sizeof(T) / sizeof(std::uint16_t);
+    arrays_.emplace_back(cx, static_cast<index_t>(host.size() * words));
+    T* to = reinterpret_cast<T*>(arrays_.back().values().data);
+    B::upload(cx.queue(), to, host.data(), host.size() * sizeof(T));
+    return {to, static_cast<index_t>(host.size())};
+  }
+
+ private:
+  std::vector<buffer<B, std::uint16_t>> arrays_;
+};
+inline constexpr adamw_options adam{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
+
+/// Adds the squares of a store's gradients to `sum`; they are zero afterwards. By parts: a copy of a whole table would count as memory.
+template <class M>
+void take_gradients(context<typename M::backend>& cx, parameters<M>& store, double& sum) {
+  const tensor<typename M::backend, 1> all = store.flat_grads();
+  constexpr index_t part = index_t{1} << 18;
+  for (index_t at = 0; at < all.size(); at += part)
+    for (const auto g : cx.read(tensor<typename M::backend, 1>(all.data + at, std::min(part, all.size() - at)))) sum += double(g) * double(g);
+  store.zero_grads(cx);
+}
+
 /// What is asked for on the command line.
 struct options {
   std::string preset = "2x128", mode = "joint", kept = "activations", precision = "float32";
@@ -118,8 +163,13 @@ struct plain_runner {
   }
 };
 
-/// Model FLOPs of a joint or full step: 6 per weight of a product and token (4 where the weight is frozen), attention by its causal half,
-/// the mixture and the planner per sentence. Counted from the shapes; recomputation does not count.
+/// Model FLOPs of the forward pass of a plain language model, without the factor 2 of a multiply-add: attention by its causal half.
+inline double forward_products(const preset& z) {
+  const double n = double(z.batch) * z.length, d = double(z.width);
+  return n * (double(z.layers) * (12 * d * d + double(z.length) * d) + double(z.vocabulary) * d);
+}
+/// Of a joint or full step: 6 per weight of a product and token (4 where the weight is frozen), attention by its causal half, the mixture and
+/// the planner per sentence. Counted from the shapes; recomputation does not count.
 inline double step_flops(const preset& z, index_t context_rows, bool full) {
   const double n = double(z.batch) * z.length, d = double(z.width), v = double(z.vocabulary), l = double(z.layers);
   const double block = 12 * d * d, attention = 2 * double(z.length) / 2 * d;  // multiply-adds per token and layer
@@ -164,32 +214,41 @@ class training {
   /// One step; its loss goes to `loss_at`. Without `update` the gradients stay as they are.
   void step(accum* loss_at, double rate, bool update = true) {
     auto scope = cx.scope();
-    auto [logits, planner_pullback] = plan(cx, planner_.weights, embeddings_, contexts_);
-    auto [hidden, pullback] = model(cx, weights_, batch_, const_tensor<B>(logits), mixture{}, !full);
-    auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights_.lm.token.table), batch_.targets, {},
-                                          1 / static_cast<accum>(tokens()), grads_.lm.token.table);
-    planner_pullback(pullback(loss.dhidden, grads_), planner_.grads);
+    const auto planned = [&] { return plan(cx, planner_.weights, embeddings_, contexts_); };
+    const auto rest = [&](const_tensor<B> logits) {
+      auto [hidden, pullback] = model(cx, weights_, batch_, logits, mixture{}, !full);
+      auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(weights_.lm.token.table), batch_.targets, {},
+                                            1 / static_cast<accum>(tokens()), grads_.lm.token.table);
+      B::copy(cx.queue(), loss_at, loss.total.data, sizeof(accum));
+      return pullback(loss.dhidden, grads_);  // the gradient of the logits
+    };
+    if constexpr (std::same_as<Kept, keep_inputs>) {  // of the planner, too
+      const tensor<B> logits = [&] {
+        auto temporaries = cx.scope();
+        return temporaries.keep(planned().value);
+      }();
+      const const_tensor<B> dlogits = rest(logits);
+      planned().pullback(dlogits, planner_.grads);
+    } else {
+      auto [logits, planner_pullback] = planned();
+      planner_pullback(rest(logits), planner_.grads);
+    }
     if (update) {
       if (full) lm_optimiser_.step(cx, lm_.flat_weights(), lm_.flat_grads(), rate);
       adapter_optimiser_.step(cx, adapters_.flat_weights(), adapters_.flat_grads(), rate);
       planner_optimiser_.step(cx, planner_.flat_weights(), planner_.flat_grads(), rate);
     }
-    B::copy(cx.queue(), loss_at, loss.total.data, sizeof(accum));
   }
   /// The Euclidean norm of all gradients together; they are zero afterwards.
   double take_gradient_norm() {
     double sum = 0;
-    const auto add = [&](auto& store) {
-      for (std::size_t n = 0; n < store.slots().size(); ++n)
-        for (const auto g : store.read_gradient(cx, n)) sum += double(g) * double(g);
-      store.zero_grads(cx);
-    };
-    if (full) add(lm_);
-    add(adapters_), add(planner_);
+    if (full) take_gradients(cx, lm_, sum);
+    take_gradients(cx, adapters_, sum), take_gradients(cx, planner_, sum);
     return std::sqrt(sum);
   }
   index_t tokens() const { return batch_.tokens.size(); }
   index_t context_rows() const { return embeddings_.rows(); }
+  double flops() const { return step_flops(z, context_rows(), full); }
   index_t trained_weights() const { return (full ? lm_.count() : 0) + adapters_.count() + planner_.count(); }
   index_t all_weights() const { return lm_.count() + adapters_.count() + planner_.count(); }
 
@@ -200,20 +259,13 @@ class training {
  private:
   using model_type = planner_lm<B, at_attention_output, label_adapter<B>, learned_positions<B>, no_rotation, Kept>;
   using lm_store = parameters<typename model_type::lm_type>;
-  static constexpr adamw_options adam{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
 
   void make_batch() {
-    std::vector<int> tokens, targets, positions, sentence, context_positions;
-    for (int b = 0; b < z.batch; ++b) {
-      for (int t = 0; t < z.length; ++t) {
-        const auto at = static_cast<std::uint32_t>(b * (z.length + 1) + t);
-        tokens.push_back(static_cast<int>(hashed(at, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
-        targets.push_back(static_cast<int>(hashed(at + 1, 1000) % static_cast<std::uint32_t>(z.vocabulary)));
-        positions.push_back(t);
-        sentence.push_back(b * z.sentences_per_chunk + t * z.sentences_per_chunk / z.length);
-      }
-      offsets_.push_back(static_cast<int>(tokens.size()));
-    }
+    const token_rows rows_of(z);
+    std::vector<int> sentence, context_positions;
+    for (int b = 0; b < z.batch; ++b)
+      for (int t = 0; t < z.length; ++t) sentence.push_back(b * z.sentences_per_chunk + t * z.sentences_per_chunk / z.length);
+    offsets_ = rows_of.offsets;
     for (int s = 0; s < z.sentences(); ++s) {
       const int n = std::clamp(s % 32, 1, z.context);
       for (int j = 0; j < n; ++j) context_positions.push_back(j);
@@ -223,9 +275,10 @@ class training {
     const std::vector<typename B::real> embeddings =
         hashed_values<typename B::real>(rows * z.label_width, 1001, std::sqrt(12 / double(z.label_width)));
     // The batch stays where kernels read it, as the peer's does.
-    batch_ = {cx.upload(tokens), cx.upload(targets), cx.upload(sentence), {cx.upload(offsets_), offsets_.data(), cx.upload(positions)}, z.sentences()};
-    contexts_ = {cx.upload(context_offsets_), context_offsets_.data(), cx.upload(context_positions)};
-    embeddings_ = cx.upload(std::span<const typename B::real>(embeddings), rows, z.label_width);
+    const auto held = [&](const auto& host) { return arrays_.hold(cx, host); };
+    batch_ = {held(rows_of.tokens), held(rows_of.targets), held(sentence), {held(offsets_), offsets_.data(), held(rows_of.positions)}, z.sentences()};
+    contexts_ = {held(context_offsets_), context_offsets_.data(), held(context_positions)};
+    embeddings_ = {held(embeddings).data, rows, z.label_width};
   }
 
   model_type model;
@@ -235,10 +288,59 @@ class training {
   parameters<planner<B>> planner_;
   adamw<B> lm_optimiser_, adapter_optimiser_, planner_optimiser_;
   typename model_type::params weights_, grads_;
-  std::vector<int> offsets_{0}, context_offsets_{0};
+  std::vector<int> offsets_, context_offsets_{0};
   planned_rows<B> batch_;
   sequences<B> contexts_;
   const_tensor<B> embeddings_;
+  held_arrays<B> arrays_;
+};
+
+/// The same of the language model alone, all of it trained.
+template <class B>
+class plain_training {
+ public:
+  using accum = typename B::accum;
+  plain_training(typename B::queue queue, const preset& sizes)
+      : z(sizes), cx(std::move(queue)), model_{{z.vocabulary, z.length, z.width, z.heads, z.layers}},
+        store_(cx, model_, philox{1}), optimiser_(cx, store_.flat_weights().size(), adam), rows_(z) {
+    std::uint32_t number = 0;
+    fill(cx, store_, z, false, number);
+    tokens_ = arrays_.hold(cx, rows_.tokens), targets_ = arrays_.hold(cx, rows_.targets);
+    sequences_ = {arrays_.hold(cx, rows_.offsets), rows_.offsets.data(), arrays_.hold(cx, rows_.positions)};
+  }
+  plain_training(const plain_training&) = delete;
+
+  void step(accum* loss_at, double rate, bool update = true) {
+    auto scope = cx.scope();
+    const auto &p = store_.weights, &g = store_.grads;
+    auto [hidden, pullback] = model_(cx, p, tokens_, sequences_);
+    auto loss = ops::linear_cross_entropy(cx, const_tensor<B>(hidden), const_tensor<B>(p.token.table), targets_, {},
+                                          1 / static_cast<accum>(tokens_.size()), g.token.table);
+    pullback(loss.dhidden, g);
+    if (update) optimiser_.step(cx, store_.flat_weights(), store_.flat_grads(), rate);
+    B::copy(cx.queue(), loss_at, loss.total.data, sizeof(accum));
+  }
+  double take_gradient_norm() {
+    double sum = 0;
+    take_gradients(cx, store_, sum);
+    return std::sqrt(sum);
+  }
+  double flops() const { return 6 * forward_products(z); }
+  index_t trained_weights() const { return store_.count(); }
+  index_t all_weights() const { return store_.count(); }
+
+  const preset z;
+  context<B> cx;
+
+ private:
+  using model_type = transformer_lm<B>;
+  model_type model_;
+  parameters<model_type> store_;
+  adamw<B> optimiser_;
+  token_rows rows_;
+  indices<B> tokens_, targets_;
+  sequences<B> sequences_;
+  held_arrays<B> arrays_;
 };
 
 /// Steps on one backend; prints a line of JSON.

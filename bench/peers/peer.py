@@ -3,14 +3,15 @@
     bench/peers/NAME.py CASE/SIZE ... --threads N [--compile] --seconds S
     bench/peers/NAME.py - --threads N [--compile]        reads lines "CASE/SIZE SECONDS" until its input ends
 
-    {"case": "full/K64", "milliseconds": 1.25, "runs": 40, "loss": ..., "norm": ..., "peak_bytes": ..., "own_bytes": ...}
+    {"case": "full/K64", "milliseconds": 1.25, "runs": 40, "loss": ..., "norm": ..., "process_bytes": ..., "peak_bytes": ..., "own_bytes": ...}
     {"case": "full/K65", "error": "there is no such case"}
 
 milliseconds: the median of the steps of S seconds, at least three (one for 0 seconds), after one step that is not timed. The second form
 keeps what a case has made, compiled code above all, until the process ends. Other numbers are what bench/NAME.cpp has to reproduce; they must
 not depend on how many steps were made (of a training step: the losses of the first steps).
 Memory is that of the process, so it is told only by the first form with one case and --seconds 0: `own_bytes` above inputs, parameters and
-gradients, `peak_bytes` with them; neither counts Python, PyTorch and the compiler of torch.compile.
+gradients, `peak_bytes` with them, neither counts Python, PyTorch and the compiler of torch.compile; `process_bytes` does: the whole process as
+the system shows it. None of them is the peak of making inputs or of compiling, only that of a later step.
 
 A peer is a function and a call:
 
@@ -106,6 +107,7 @@ class Peer:
         if "inputs_bytes" in out:
             above = status_bytes("VmHWM") - held
             gradients = sum(x.grad.nbytes for x in work.leaves if x.grad is not None)
+            out.update(process_bytes=status_bytes("VmHWM"))
             out.update(own_bytes=max(0, above - gradients), peak_bytes=max(0, above + out.pop("inputs_bytes")))
         out.update(milliseconds=1e3 * statistics.median(times), runs=len(times), **work.checks())
         return out

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""One joint training step of the planner-conditioned language model in PyTorch: forward, backward, AdamW.
+"""One training step of a language model in PyTorch, with a planner or without: forward, backward, AdamW.
 
-    bench/peers/train_step.py joint/2x128 full/2x128 ... --threads N [--compile] --seconds S       the cases of bench_train_step: see peer.py
+    bench/peers/train_step.py joint/2x128 full/2x128 plain/2x128 ... --threads N [--compile] --seconds S       the cases of bench_train_step: see peer.py
     bench/peers/train_step.py --preset 2x128 --threads 2 [--mode joint|full] [--steps 20] [--compile]
     bench/peers/train_step.py --preset gpt2-1024 --device cuda --precision bf16 [--compile]
     bench/peers/train_step.py --check
 
 Prints one line of JSON (of each case). README.md gives the formulas of weights and inputs, so that another program can
 compute the same losses. mode joint: the language model is frozen; adapters and planner are trained through
-it. mode full: everything is trained. Of a case, `loss`, `loss2`, `loss3` are those before the first three steps at learning rate 1e-3, `norm`
+it. mode full: everything is trained. mode plain, of cases alone: the language model without them, all of it trained. Of a case, `loss`, `loss2`, `loss3` are those before the first three steps at learning rate 1e-3, `norm`
 is the Euclidean norm of all gradients at the first; GPT-2's activations are kept whatever the case says of ours (`_inputs`).
 """
 
@@ -45,6 +45,7 @@ import inputs  # noqa: E402
 import peer  # noqa: E402
 from inputs import hashed  # noqa: E402
 
+torch.optim.AdamW([torch.zeros(1)])  # what the first optimiser imports is not memory of a case
 AFTER_IMPORT = status_bytes("VmRSS")
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}  # for glibc
 
@@ -103,6 +104,14 @@ class LanguageModel(nn.Module):
         gelu = nn.GELU(approximate="tanh")
         self.blocks = nn.ModuleList(Block(z.width, z.heads, 4 * z.width, gelu) for _ in range(z.layers))
         self.norm = nn.LayerNorm(z.width)
+
+    def forward(self, tokens, targets):
+        """Without a planner."""
+        x = self.token(tokens) + self.position.weight[:tokens.shape[1]]
+        for block in self.blocks:
+            x = block.pre_norm(x)
+        logits = F.linear(self.norm(x), self.token.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets)
 
 
 class Adapter(nn.Module):
@@ -174,13 +183,14 @@ def planlm_name(name):
     return owner + {"weight": ".w", "bias": ".b"}[last] if last in ("weight", "bias") else name
 
 
-def build(z, dtype):
+def build(z, dtype, plain=False):
     with torch.device("meta"):  # no initialisation that the formulas would overwrite
-        model = PlannerLm(z)
+        model = nn.ModuleDict(dict(lm=LanguageModel(z))) if plain else PlannerLm(z)
     model = model.to_empty(device="cpu")
-    model.planner.positions.copy_(sinusoids(z.context, z.label_width))
+    if not plain:
+        model.planner.positions.copy_(sinusoids(z.context, z.label_width))
     parameters = {planlm_name(name): p for name, p in model.named_parameters()}
-    listed = inputs.parameter_list(z)
+    listed = [listed for listed in inputs.parameter_list(z) if not plain or listed[0].startswith("lm.")]
     assert sorted(parameters) == sorted(name for name, *_ in listed)
     for number, (name, shape, scale, offset) in enumerate(listed):
         assert tuple(parameters[name].shape) == tuple(shape), name
@@ -261,16 +271,20 @@ def run(z, options, dtype=torch.float32):
 def make(case, wrap):
     mode, _, preset = case.partition("/")
     z = inputs.PRESETS.get(preset.removesuffix("_inputs"))
-    if mode not in ("joint", "full") or z is None:
+    if mode not in ("joint", "full", "plain") or z is None or (mode == "plain" and preset.endswith("_inputs")):
         raise KeyError(case)
-    model = build(z, torch.float32)
+    plain = mode == "plain"
+    model = build(z, torch.float32, plain)
     if mode == "joint":
         model.lm.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, fused=True)
     for p in trained:  # the moments now, written, so that they count as memory of the case
         optimiser.state[p] = dict(step=torch.zeros(()), exp_avg=torch.empty_like(p).fill_(0), exp_avg_sq=torch.empty_like(p).fill_(0))
-    given, forward, losses, norms = batch(z, torch.float32), wrap(model), [], []
+    given, losses, norms = batch(z, torch.float32), [], []
+    if plain:
+        given, model = (given[0], given[-1]), model["lm"]
+    forward = wrap(model)
 
     def step():
         optimiser.zero_grad(set_to_none=True)

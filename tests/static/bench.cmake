@@ -95,11 +95,12 @@ endforeach()
 
 # --- another unit, memory, ours alone, growth --------------------------------------------------------------------------------
 bench(0 "{\"case\": \"stand/rate/N1\", \"unit\": \"tokens/s\", \"per_run\": 100},
-         {\"case\": \"stand/memory/N1\", \"memory\": {\"counter\": \"own_bytes\", \"bars\": {\"eager\": 8}}, \"against\": [\"eager\"]},
+         {\"case\": \"stand/memory/N1\", \"memory\": [{\"counter\": \"own_bytes\", \"bars\": {\"eager\": 8}}, {\"counter\": \"process_bytes\"}], \"against\": [\"eager\"]},
          {\"case\": \"stand/small/N1\", \"picture\": \"growth\", \"at\": 1}, {\"case\": \"stand/large/N2\", \"picture\": \"growth\", \"at\": 2},
          {\"case\": \"stand/larger/N4\", \"picture\": \"growth\", \"at\": 4, \"against\": []}")
 expect_row(stand/rate/N1 "eager time" ours 50000 theirs 12500 ratio 4 unit tokens/s)
 expect_row(stand/memory/N1 "eager memory" ours 1 theirs 8 ratio 8 bar 8 unit MiB)
+expect_row(stand/memory/N1 "eager process memory" ours 4 theirs 16 ratio 4 unit MiB)
 expect_row(stand/larger/N4 " time" ours 16)
 file(READ ${WORK}/out/benchmarks.md page)
 if(NOT page MATCHES "Growth . size, 1 to 4 . 2.00 . 0.00 . 0.00 . below 1.15, missed")
