@@ -12,6 +12,7 @@
 #include <planlm/backend/cpu/attention.hpp>
 #include <planlm/backend/cpu/decode_attention.hpp>
 #include <planlm/backend/cpu/mixing.hpp>
+#include <planlm/backend/cpu/norm.hpp>
 #include <planlm/backend/cpu/pool.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
 #include <planlm/backend/team.hpp>
@@ -210,6 +211,21 @@ struct cpu {
     for_tiles(q, dz.rows(), [&](index_t begin, index_t m, void* scratch) {
       cpu_detail::mix_tile_pullback<Products>(pullback, begin, m, de.data, plain(table), dz.data, scratch);
     });
+  }
+
+  /// See ops/norm.hpp and backend/cpu/norm.hpp: forward, the row kernel is one pass over memory already.
+  template <bool Centred>
+  static bool norm(queue&, view<const Real, 2>, view<const Real, 1>, view<const Real, 1>, double, view<Real, 2>, view<Real, 1>, view<Real, 1>) {
+    return false;
+  }
+  template <bool Centred>
+  static bool norm_pullback(queue& q, view<const Real, 2> x, view<const Real, 1> scale, view<Real, 1> mean, view<Real, 1> rstd,
+                            view<const Real, 2> dy, view<const Real, 2> residual, view<Real, 2> dx, view<Real, 1> dscale,
+                            view<Real, 1> dshift) {
+    cpu_detail::norm_pullback(q, x.rows(), cpu_detail::norm_backward<Real, Centred>{x.data, scale.data, mean.data, rstd.data, dy.data,
+                                                                                    residual.data, dx.data, x.cols()},
+                              dscale.data, dshift.data);
+    return true;
   }
 
  private:
