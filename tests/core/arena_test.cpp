@@ -63,6 +63,23 @@ TEST_CASE("an arena grows by blocks, becomes one block when it is next empty, an
   CHECK(counting_allocator::held == 0);
 }
 
+TEST_CASE("what is left free at the ends of blocks is not counted, and not asked for again") {
+  arena<counting_allocator> memory;
+  const auto start = memory.mark();
+  const std::size_t size = 3 * megabyte / 4;  // one in a block of a megabyte
+  memory.bump(size), memory.bump(size);
+  const auto inside = memory.mark();
+  memory.bump(size);
+  CHECK(memory.used_bytes() == 3 * size);
+  memory.rewind(inside);
+  CHECK(memory.used_bytes() == 2 * size);
+  memory.bump(size);
+  CHECK(memory.peak_bytes() == 3 * size);
+  CHECK(counting_allocator::held > 3 * size);
+  memory.rewind(start);
+  CHECK(counting_allocator::held == 3 * size);
+}
+
 TEST_CASE("an arena that was not empty keeps its blocks and their addresses") {
   arena<host_allocator> memory;
   auto* first = static_cast<char*>(memory.bump(100));

@@ -2,18 +2,12 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
-#include <new>
 #include <string>
 #include <vector>
 #include <planlm/core/error.hpp>
+#include <planlm/core/host_memory.hpp>
 
 namespace planlm {
-
-/// Ordinary aligned host memory.
-struct host_allocator {
-  static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{256}); }
-  static void deallocate(void* p, std::size_t) { ::operator delete(p, std::align_val_t{256}); }
-};
 
 /// Grows block by block while the first step runs; when it is next empty it becomes one block of the size that step needed, and from then
 /// on nothing is allocated. `Allocator` has static `allocate(bytes)` and `deallocate(pointer, bytes)`.
@@ -33,7 +27,10 @@ class arena {
   /// Uninitialised bytes, aligned to 256.
   void* bump(std::size_t bytes) {
     bytes = rounded(bytes);
-    while (at_.block < blocks_.size() && at_.offset + bytes > blocks_[at_.block].bytes) at_ = {at_.block + 1, 0};
+    while (at_.block < blocks_.size() && at_.offset + bytes > blocks_[at_.block].bytes) {
+      blocks_[at_.block].used = at_.offset;
+      at_ = {at_.block + 1, 0};
+    }
     if (at_.block == blocks_.size()) grow(bytes);
     void* p = blocks_[at_.block].data + at_.offset;
     at_.offset += bytes;
@@ -54,7 +51,12 @@ class arena {
     return p.block < blocks_.size() ? reinterpret_cast<std::size_t>(blocks_[p.block].data) + p.offset : 0;
   }
 
-  std::size_t used_bytes() const { return held_before(at_.block) + at_.offset; }
+  /// Without what was left free at the ends of blocks.
+  std::size_t used_bytes() const {
+    std::size_t sum = at_.offset;
+    for (std::size_t i = 0; i < at_.block; ++i) sum += blocks_[i].used;
+    return sum;
+  }
   std::size_t peak_bytes() const { return peak_; }
   void reset_peak() { peak_ = used_bytes(); }
   /// How often memory was asked from the system.
@@ -63,21 +65,17 @@ class arena {
  private:
   struct block {
     std::byte* data;
-    std::size_t bytes;
+    std::size_t bytes, used;  // used: when the next block was begun
   };
   static std::size_t rounded(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
-  std::size_t held_before(std::size_t n) const {
-    std::size_t sum = 0;
-    for (std::size_t i = 0; i < n && i < blocks_.size(); ++i) sum += blocks_[i].bytes;
-    return sum;
-  }
   void add_block(std::size_t bytes) {
     blocks_.reserve(blocks_.size() + 1);
-    blocks_.push_back({static_cast<std::byte*>(Allocator::allocate(bytes)), bytes});
+    blocks_.push_back({static_cast<std::byte*>(Allocator::allocate(bytes)), bytes, 0});
     ++allocations_;
   }
   void grow(std::size_t bytes) {
-    const std::size_t held = held_before(blocks_.size());
+    std::size_t held = 0;
+    for (const block& b : blocks_) held += b.bytes;
     std::size_t size = std::max({bytes, held / 2, std::size_t{1} << 20});
     if (held + size > limit_) size = bytes;
     if (held + size > limit_)

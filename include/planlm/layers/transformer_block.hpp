@@ -63,12 +63,14 @@ struct transformer_block {
                  }};
     };
     auto [y, mlp_pullback] = mlp.run(cx, p.mlp, norm2, const_tensor<B>(h));
-    return vjp{y, [attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
-                                                                                         const auto&... sink) {
+    return vjp{y, [&cx, attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
+                                                                                              const auto&... sink) {
+                 // What the feed-forward branch made, gradients of the inner width above all, is gone before the other begins.
                  const const_tensor<B> dh = [&] {
+                   auto temporaries = cx.scope();
                    const norm_gradients g2{g.norm2, dy};
-                   if constexpr (in_attention) return mlp_pullback(dy, g.mlp, g2);
-                   else return mlp_pullback(dy, g.mlp, g2, sink...);
+                   if constexpr (in_attention) return temporaries.keep(mlp_pullback(dy, g.mlp, g2));
+                   else return temporaries.keep(mlp_pullback(dy, g.mlp, g2, sink...));
                  }();
                  const norm_gradients g1{g.norm1, dh};
                  if constexpr (in_attention) return attention_pullback(dh, g.attention, g1, sink...);
