@@ -28,7 +28,7 @@ struct host_allocator {
     return ::operator new(bytes, std::align_val_t{alignment});
   }
   /// `bytes` as they were asked for.
-  static void deallocate(void* p, std::size_t bytes) {
+  static void deallocate(void* p, [[maybe_unused]] std::size_t bytes) {
 #if PLANLM_MAPS_MEMORY
     if (bytes >= large) {
       ::munmap(p, rounded(bytes));
