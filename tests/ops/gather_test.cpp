@@ -63,3 +63,26 @@ TEST_CASE("segment sums have the same bits with 1, 2 and 3 threads") {
   CHECK(testing::same_bits(sums(2), sums(1)));
   CHECK(testing::same_bits(sums(3), sums(1)));
 }
+
+TEST_CASE("rows are added to the rows of a table in their order, whatever the threads, numbers and width") {
+  struct shape {
+    index_t rows, cols, count;
+  };
+  for (const shape s : {shape{1, 1, 1}, {300, 5, 1}, {300, 200, 1}, {300, 130, 3}, {257, 64, 40}, {64, 300, 1000}, {0, 4, 3}}) {
+    CAPTURE(s.rows, s.cols, s.count);
+    const std::vector<float> x = testing::normal_values<float>(s.rows * s.cols, 2);
+    std::vector<float> wanted = testing::normal_values<float>(s.count * s.cols, 3);
+    const std::vector<float> before = wanted;
+    std::vector<int> ids;
+    for (index_t r = 0; r < s.rows; ++r) ids.push_back(static_cast<int>(r * 7919 % (s.count + 1)) - 1);
+    for (index_t r = 0; r < s.rows; ++r)
+      for (index_t c = 0; c < s.cols && ids[static_cast<std::size_t>(r)] >= 0; ++c)
+        wanted[static_cast<std::size_t>(ids[static_cast<std::size_t>(r)] * s.cols + c)] += x[static_cast<std::size_t>(r * s.cols + c)];
+    for (const int threads : {1, 2, 3, 5}) {
+      context<B> cx{B::queue(threads)};
+      const tensor<B> table = cx.upload(std::span<const float>(before), s.count, s.cols);
+      ops::scatter_add_rows(cx, const_tensor<B>(cx.upload(std::span<const float>(x), s.rows, s.cols)), indices<B>(cx.upload(ids)), table);
+      CHECK(testing::same_bits(cx.read(table), wanted));
+    }
+  }
+}

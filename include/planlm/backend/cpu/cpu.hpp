@@ -14,6 +14,7 @@
 #include <planlm/backend/cpu/mixing.hpp>
 #include <planlm/backend/cpu/norm.hpp>
 #include <planlm/backend/cpu/pool.hpp>
+#include <planlm/backend/cpu/scatter.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
 #include <planlm/backend/team.hpp>
 #include <planlm/core/arena.hpp>
@@ -226,6 +227,14 @@ struct cpu {
                                                                                     residual.data, dx.data, x.cols()},
                               dscale.data, dshift.data);
     return true;
+  }
+
+  /// See ops/gather.hpp and backend/cpu/scatter.hpp.
+  static void scatter_add_rows(queue& q, view<const Real, 2> x, view<const int, 1> ids, view<Real, 2> table) {
+    cpu_detail::scatter_add_rows(q, ids.size(), table.cols(), table.rows(), x.data, ids.data, table.data);
+  }
+  static void add_segment_sums(queue& q, view<const Real, 2> x, view<const int, 1> ids, view<Real, 2> sums) {
+    scatter_add_rows(q, x, ids, sums);
   }
 
  private:
