@@ -376,3 +376,29 @@ TEST_CASE("a rule that is none is told in one line") {
   context<cpu<double>> cx;
   CHECK_THROWS_AS(ops::sample(cx, const_tensor<cpu<double>>(z.data(), 2, 2), sampling_rule{}, philox{}, indices<cpu<double>>{}), shape_error);
 }
+
+TEST_CASE("one more token is scored by the very sums of the one that is drawn") {
+  using B = cpu<float>;
+  context<B> cx(B::queue(2));
+  const index_t rows = 5, vocabulary = 203;
+  std::vector<float> z(static_cast<std::size_t>(rows * vocabulary));
+  for (std::size_t i = 0; i < z.size(); ++i) z[i] = static_cast<float>(6 * philox{3}.uniform(i, 0));
+  z[7] = -INFINITY;                                            // masked in the first row
+  z[static_cast<std::size_t>(4 * vocabulary)] = float(NAN);    // the last row is none
+  const const_tensor<B> logits(z.data(), rows, vocabulary);
+  const std::vector<int> places = counted(rows), forced(static_cast<std::size_t>(rows), 7);
+  const std::vector<sampling_rule> rules{{}, {.temperature = 0.5, .top_k = 4}, {.greedy = true}, {.top_p = 0.3, .uniform = 0.5}, {}};
+  const indices<B> at(places.data(), rows);
+  const std::span<const sampling_rule> how(rules);
+  const auto apart = cx.read(ops::sample(cx, logits, sampling_rule{}, philox{}, at, indices<B>(forced.data(), rows)).plain);
+  const auto both = ops::sample(cx, logits, how, philox{7}, at, {}, 7);
+  const auto alone = ops::sample(cx, logits, how, philox{7}, at);
+  const auto also = cx.read(both.also);
+  for (std::size_t r = 0; r < 4; ++r) CHECK(also[r] == apart[r]);
+  CHECK(also[0] == -INFINITY);
+  CHECK(std::isnan(also[4]));
+  CHECK(cx.read(both.token) == cx.read(alone.token));
+  CHECK(cx.read(both.token)[4] == -1);
+  CHECK_FALSE(alone.also);
+  CHECK_THROWS_AS(ops::sample(cx, logits, sampling_rule{}, philox{}, at, {}, vocabulary), shape_error);
+}

@@ -260,13 +260,11 @@ class rollout_sampler {
     const indices<backend> places = cx_.upload(places_);
     const auto given = any_forced ? indices<backend>(cx_.upload(forced_)) : indices<backend>{};
     const auto drawn =
-        rules_.empty() ? ops::sample(cx_, z, rule.draw, random, places, given)
-                       : ops::sample(cx_, z, std::span<const sampling_rule>(rules_), random, places, given);
-    last_.assign(live_.size(), rule.stop);  // scored as if taken: by the very sums of what is
-    const auto stops =
-        ops::sample(cx_, z, sampling_rule{}, random, places, indices<backend>(cx_.upload(last_)));
+        rules_.empty()
+            ? ops::sample(cx_, z, rule.draw, random, places, given, rule.stop)
+            : ops::sample(cx_, z, std::span<const sampling_rule>(rules_), random, places, given, rule.stop);
     download(token_, drawn.token), download(taken_, drawn.plain);
-    download(drawn_, drawn.drawn), download(stop_, stops.plain);
+    download(drawn_, drawn.drawn), download(stop_, drawn.also);
     backend::synchronize(cx_.queue());
     for (std::size_t i = 0; i < live_.size(); ++i)
       if (token_[i] < 0)

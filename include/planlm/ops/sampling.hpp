@@ -98,6 +98,8 @@ struct sample {
   A *drawn, *plain;
   index_t cols;
   philox random;
+  index_t also = -1;        // one more token whose log-probability is wanted, below 0: none
+  A* also_plain = nullptr;  // (S)
 
   PLANLM_HD index_t width() const { return cols; }
 
@@ -109,7 +111,10 @@ struct sample {
     const A top = team.template max<A>(n, [=](index_t i) { return A(row[i]); });
     const double whole = team.template sum<double>(n, [=](index_t i) { return math::exp(A(row[i]) - top); });
     if (!(whole < INFINITY)) {
-      if (team.leader()) token[r] = -1, drawn[r] = plain[r] = A(NAN);
+      if (team.leader()) {
+        token[r] = -1, drawn[r] = plain[r] = A(NAN);
+        if (also >= 0) also_plain[r] = A(NAN);
+      }
       return;
     }
     // The lowest index of the largest logit.
@@ -138,6 +143,7 @@ struct sample {
       const bool drawable = how.greedy ? chosen == first : v >= b;
       token[r] = static_cast<int>(chosen);
       plain[r] = A(double(v - top) - ::log(whole));
+      if (also >= 0) also_plain[r] = A(double(A(row[also]) - top) - ::log(whole));
       if (!explores) {
         drawn[r] = !drawable ? A(-INFINITY) : how.greedy ? A(0) : A(double(beta * (v - top)) - ::log(kept));
       } else {
@@ -311,11 +317,13 @@ struct sample {
 }  // namespace kernel
 
 /// What was drawn. `drawn`: log-probability under the distribution it came from (0 under greedy without exploration, -infinity for
-/// a forced token that could not have been drawn); `plain`: under the softmax of the logits as they are. Nats.
+/// a forced token that could not have been drawn); `plain`: under the softmax of the logits as they are; `also`: of the one more token that
+/// was asked for, by the same sums, or empty. Nats.
 template <Backend B>
 struct sampled_tokens {
   view<int, 1, typename B::space> token;                         // (S)
   view<typename B::accum, 1, typename B::space> drawn, plain;    // (S)
+  view<typename B::accum, 1, typename B::space> also{};          // (S)
 };
 
 /// logits (S, V) of the backend's number type or of its accum; one rule for all rows, or one each (checked by check_rules).
@@ -324,7 +332,8 @@ struct sampled_tokens {
 /// Errors: shape_error, planlm::error for a rule that is none.
 template <class T, Backend B>
 sampled_tokens<B> sample_rows(context<B>& cx, view<const T, 2, typename B::space> logits, const sampling_rule& rule,
-                              view<const sampling_rule, 1, typename B::space> rules, philox random, indices<B> places, indices<B> forced) {
+                              view<const sampling_rule, 1, typename B::space> rules, philox random, indices<B> places, indices<B> forced,
+                              index_t also = -1) {
   using A = typename B::accum;
   static_assert(std::is_same_v<accum_of<T>, A>, "planlm::sample: the logits are of the backend's number type or of its accum");
   const index_t rows = logits.rows();
@@ -334,26 +343,30 @@ sampled_tokens<B> sample_rows(context<B>& cx, view<const T, 2, typename B::space
   if (places.size() != rows || (forced && forced.size() != rows) || (rules && rules.size() != rows))
     throw shape_error("sample: " + std::to_string(rows) + " rows of logits, but " + std::to_string(places.size()) + " places, " +
                       std::to_string(forced.size()) + " forced tokens, " + std::to_string(rules.size()) + " rules");
+  if (also >= logits.cols())
+    throw shape_error("sample: the log-probability of token " + std::to_string(also) + " is wanted, the vocabulary has " +
+                      std::to_string(logits.cols()));
   sampled_tokens<B> out{cx.template make_of<int>(rows), cx.template make_of<A>(rows), cx.template make_of<A>(rows)};
+  if (also >= 0) out.also = cx.template make_of<A>(rows);
   B::for_rows(cx.queue(), rows,
               kernel::sample<T>{logits.data, rules.data, rule, places.data, forced.data, out.token.data, out.drawn.data, out.plain.data,
-                                logits.cols(), random});
+                                logits.cols(), random, also, out.also.data});
   return out;
 }
 /// One rule for all rows.
 template <Backend B>
 sampled_tokens<B> sample(context<B>& cx, const_tensor<B> logits, const sampling_rule& rule, philox random, indices<B> places,
-                         indices<B> forced = {}) {
+                         indices<B> forced = {}, index_t also = -1) {
   check_rule(rule);
-  return sample_rows<typename B::real>(cx, logits, rule, {}, random, places, forced);
+  return sample_rows<typename B::real>(cx, logits, rule, {}, random, places, forced, also);
 }
 /// A rule for every row, in host memory.
 template <Backend B>
 sampled_tokens<B> sample(context<B>& cx, const_tensor<B> logits, std::span<const sampling_rule> rules, philox random, indices<B> places,
-                         indices<B> forced = {}) {
+                         indices<B> forced = {}, index_t also = -1) {
   for (const sampling_rule& rule : rules) check_rule(rule);
   const view<const sampling_rule, 1, typename B::space> there = cx.upload(rules, static_cast<index_t>(rules.size()));
-  return sample_rows<typename B::real>(cx, logits, {}, there, random, places, forced);
+  return sample_rows<typename B::real>(cx, logits, {}, there, random, places, forced, also);
 }
 
 }  // namespace ops
