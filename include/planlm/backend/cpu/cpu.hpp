@@ -278,18 +278,16 @@ struct cpu {
   static void multiply(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode) {
     if (c.col_stride != 1 && c.row_stride == 1 && !bias) return multiply(q, alpha, turned(b), turned(a), turned(c), nullptr, mode);
     const index_t threads = q.threads();
-    // Long rows are cut by columns (each column of B is packed once), short ones by rows. A C of very many rows under a turned A, the gradient
+    // A C of very many rows under a turned A, the gradient
     // of a table of tokens, is cut into blocks of about 256 rows by one thread too: a block of A then stays in the cache while all columns of
     // C pass by, and the rows of C are read and written once.
     constexpr index_t tall = 4096, tall_block = 256;
     const bool cut_tall = c.rows >= tall && a.row_stride == 1 && a.col_stride != 1;
-    const bool by_columns = !cut_tall && (c.cols >= 384 * threads || c.rows < 64 * threads);
-    const index_t extent = by_columns ? c.cols : c.rows;
-    index_t step = (extent + threads - 1) / threads;
-    if (by_columns) step = std::min<index_t>(step, 480);
-    else step = (step + 1) / 2;
-    step = (step + 47) / 48 * 48;
-    if (threads == 1 || c.rows * c.cols * a.cols < 32 * 1024) step = std::max<index_t>(extent, 1);
+    // Else the longer side is cut: a task packs its part of one operand and all of the other. Few rows are always cut by columns.
+    const bool by_columns = !cut_tall && (c.cols * (a.col_stride == 1 ? 1 : 8) >= c.rows || c.rows < 32 * threads);
+    const index_t extent = by_columns ? c.cols : c.rows, unit = c.rows <= 8 ? 48 : 16;
+    const index_t tasks = threads == 1 || c.rows * c.cols * a.cols < 32 * 1024 ? 1 : threads * ((extent + 480 * threads - 1) / (480 * threads));
+    index_t step = std::max<index_t>(((extent + tasks - 1) / std::max<index_t>(tasks, 1) + unit - 1) / unit * unit, 1);
     if (cut_tall) step = tall_block;
     q.reserve_scratch(Products::template scratch_bytes<Real>());
     q.pool().run((extent + step - 1) / step, [&](index_t t, int member) {

@@ -38,6 +38,17 @@ struct simd {
   static type load(const Real* p) { return *reinterpret_cast<const unaligned*>(p); }
   static void store(Real* p, type v) { *reinterpret_cast<unaligned*>(p) = v; }
 
+  /// Keeps the compiler from fusing what made `v` with what is done with it: a rounded product stays one, whatever is inlined where.
+  static void settle(type& v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#elif defined(__x86_64__)
+    asm("" : "+x"(v));
+#else
+    asm("" : "+m"(v));
+#endif
+  }
+
   /// Transposes a width x width block of registers in place, by log2(width) rounds of perfect shuffles.
   static void transpose(type (&r)[width]) {
 #if defined(__CUDACC__)
