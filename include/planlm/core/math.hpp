@@ -14,11 +14,10 @@ PLANLM_HD inline float exp(float x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);  // the device has an exponential of its own, as exact and half as long
 #else
-  const float clamped = x < -87.3f ? -87.3f : (x > 88.72f ? 88.72f : x);
   // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low mantissa bits.
-  const float shifted = clamped * 1.44269504088896341f + 12582912.0f;
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;
   const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -27,11 +26,13 @@ PLANLM_HD inline float exp(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   // 2^n in two factors, so that n = 128 does not overflow the exponent field.
-  const std::int32_t k = __builtin_bit_cast(std::int32_t, shifted) - 0x4B400000;
+  const auto k = static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, shifted) - 0x4B400000u);
   const std::int32_t half = k >> 1;
   const float scaled = p * __builtin_bit_cast(float, (half + 127) << 23) * __builtin_bit_cast(float, (k - half + 127) << 23);
-  const float high = x > 88.72f ? INFINITY : scaled;
-  return x < -87.3f ? 0.0f : (x != x ? x : high);
+  // Beyond the range `scaled` is anything. It is replaced by masks: of conditional values g++ makes branches unless there is AVX-512, and then
+  // no loop over them becomes vectors.
+  const std::int32_t above = -static_cast<std::int32_t>(x > 88.72f), below = -static_cast<std::int32_t>(x < -87.3f);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(std::int32_t, scaled) & ~(above | below)) | (above & 0x7F800000));
 #endif
 }
 PLANLM_HD inline double exp(double x) { return ::exp(x); }

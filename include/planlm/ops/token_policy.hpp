@@ -88,7 +88,7 @@ PLANLM_HD row_softmax<accum_of<T>> softmax_of_row(const Team& team, T* row, inde
   const A around = team.template sum<A>(n, [=](index_t i) {
     const A v = A(row[i]) - top, e = math::exp(v);
     if constexpr (Keep) row[i] = e;
-    return e > A(0) ? e * v : A(0);
+    return e * (v > A(-1e4) ? v : A(-1e4));  // e is 0 there: -infinity adds nothing, and the product is no branch
   });
   team.sync();
   // Values of A, added in double: exponentials that are computed here become vectors.
