@@ -9,9 +9,9 @@
 
 namespace planlm::cpu_detail {
 
-/// Rows per tile: few enough to share among threads, enough to pay for packing the table once per tile.
+/// Rows per tile: each thread's share at once, because the table is packed once per tile.
 constexpr index_t mixing_tile(index_t rows, index_t threads) {
-  return std::clamp<index_t>((rows + 2 * threads - 1) / (2 * threads), 32, 512);
+  return std::clamp<index_t>((rows + threads - 1) / threads, 32, 512);
 }
 
 /// Rows [begin, begin + m) of z (S, K) -> p (S, K) by `softmax(team, row)` and e (S, C) = p E.
