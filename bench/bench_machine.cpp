@@ -3,7 +3,8 @@
 ///     bench_machine [--threads=N] [--benchmark_filter=...]
 ///
 /// copy: from one array to another, both far larger than the last cache; bytes read and written. gemm/library/MxNxK: C = A B by the products
-/// of this library, gemm/eigen/MxNxK: by Eigen's. scripts/bench takes the largest of each, for one thread and for all, and says of every case
+/// of this library, gemm/eigen/MxNxK: by Eigen's, gemm/blas/MxNxK: by a BLAS, one thread a call, where CMake found one (run it with
+/// OPENBLAS_NUM_THREADS=1). scripts/bench takes the largest of each, for one thread and for all, and says of every case
 /// what fraction of them it reaches.
 #include "case.hpp"
 
@@ -24,6 +25,9 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <planlm/backend/cpu/eigen_products.hpp>
 #pragma GCC diagnostic pop
+#ifdef PLANLM_HAS_BLAS
+#include <planlm/backend/cpu/blas_products.hpp>
+#endif
 
 namespace {
 
@@ -77,6 +81,9 @@ int main(int argc, char** argv) {
       const std::string size = std::to_string(shape[0]) + "x" + std::to_string(shape[1]) + "x" + std::to_string(shape[2]);
       bench::add("gemm/library/" + size, [=](benchmark::State& state) { gemm<tiled_products>(state, threads, shape); });
       bench::add("gemm/eigen/" + size, [=](benchmark::State& state) { gemm<eigen_products>(state, threads, shape); });
+#ifdef PLANLM_HAS_BLAS
+      bench::add("gemm/blas/" + size, [=](benchmark::State& state) { gemm<blas_products>(state, threads, shape); });
+#endif
     }
   });
 }

@@ -1,0 +1,21 @@
+# planlm::blas: planlm with a BLAS that has the C interface, for <planlm/backend/cpu/blas_products.hpp>. Never required.
+# Creates the target, or leaves it out and says in `planlm_blas_missing` why. Another library: set planlm_BLAS_INCLUDE (the folder of cblas.h)
+# and planlm_BLAS_LIBRARY.
+
+set(planlm_blas_missing "")
+if(NOT PLANLM_BLAS)
+  set(planlm_blas_missing "PLANLM_BLAS is OFF")
+else()
+  find_path(planlm_BLAS_INCLUDE cblas.h PATH_SUFFIXES openblas openblas-pthread openblas-serial blis)
+  find_library(planlm_BLAS_LIBRARY NAMES openblas mkl_rt blis PATH_SUFFIXES openblas-pthread openblas-serial)
+  mark_as_advanced(planlm_BLAS_INCLUDE planlm_BLAS_LIBRARY)
+  if(planlm_BLAS_INCLUDE AND planlm_BLAS_LIBRARY)
+    add_library(planlm_blas INTERFACE)
+    add_library(planlm::blas ALIAS planlm_blas)
+    target_include_directories(planlm_blas SYSTEM INTERFACE ${planlm_BLAS_INCLUDE})
+    target_compile_definitions(planlm_blas INTERFACE PLANLM_HAS_BLAS)
+    target_link_libraries(planlm_blas INTERFACE planlm ${planlm_BLAS_LIBRARY})
+  else()
+    set(planlm_blas_missing "missing a BLAS with cblas.h (Debian: libopenblas-dev)")
+  endif()
+endif()
