@@ -82,6 +82,7 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
   const auto mix = policy(o);
   for (auto _ : state) {
     auto scope = o.cx.scope();
+    o.theta.zero_grads(o.cx);
     auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
     benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads).data);
     benchmark::DoNotOptimize(e.data);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -338,4 +339,150 @@ TEST_CASE("a temperature that is not above zero is refused with its value") {
   const const_tensor<B> logits(z.data(), 1, 3);
   CHECK_THROWS_WITH(layer(cx, theta.weights, logits, mixture{0}), "softmax: the temperature is 0.000000, expected above 0");
   CHECK_THROWS_WITH(layer(cx, theta.weights, logits, top_k{2, -1}), "softmax: the temperature is -1.000000, expected above 0");
+}
+
+namespace {
+
+/// The layer, which takes rows of the table here, against the same policy by products.
+template <class R, class Mix>
+void sparse_is_composed(index_t sentences, index_t labels, index_t width, const Mix& mix, const std::vector<R>& z, int threads) {
+  using C = cpu<R>;
+  CAPTURE(sentences, labels, width, threads);
+  context<C> cx{typename C::queue{threads}};
+  testing::poison(cx);
+  cx.random = philox{19, 3, 0};
+  const label_mixture<C> layer{labels, width};
+  parameters<label_mixture<C>> theta{cx, layer, philox{5}};
+  const std::vector<R> de = normal_values<R>(sentences * width, 52);
+  const const_tensor<C> logits(z.data(), sentences, labels), gradient(de.data(), sentences, width);
+  const auto all_of = [&](const auto& result) {
+    theta.zero_grads(cx);
+    std::vector<std::vector<R>> out{cx.read(const_tensor<C>(result.value)), cx.read(const_tensor<C>(result.pullback(gradient, theta.grads)))};
+    out.push_back(theta.read_gradient(cx, 0));
+    return out;
+  };
+  auto scope = cx.scope();
+  const auto ours = all_of(layer(cx, theta.weights, logits, mix)), theirs = all_of(layer.composed(cx, theta.weights, logits, mix));
+  const double scale = sizeof(R) == 8 ? 1 : 1e8;
+  for (std::size_t i = 0; i < ours.size(); ++i) {
+    CAPTURE(i);
+    REQUIRE(ours[i].size() == theirs[i].size());
+    if (!ours[i].empty()) CHECK(largest_error(ours[i], theirs[i]) < 1e-13 * scale);
+  }
+  // Sums begin with what is there, and a frozen table is left alone.
+  auto [e, pullback] = layer(cx, theta.weights, logits, mix);
+  const auto once = theta.read_gradient(cx, 0), dz = cx.read(pullback(gradient, typename label_mixture<C>::params{}));
+  CHECK(same_bits(theta.read_gradient(cx, 0), once));
+  CHECK(same_bits(dz, ours[1]));
+  pullback(gradient, theta.grads);
+  const auto twice = theta.read_gradient(cx, 0);
+  std::vector<R> expected = once;
+  for (R& v : expected) v *= 2;
+  CHECK(largest_error(twice, expected) < 1e-13 * scale);
+}
+template <class R>
+void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int threads) {
+  const auto check = [&](const auto& mix) { sparse_is_composed<R>(s, k, c, mix, z, threads); };
+  for (const index_t taken : {1, 2, 5, 9, 40}) {
+    CAPTURE(taken);
+    check(top_k{taken, 0.7});
+  }
+  check(hard{});
+  check(straight_through{0.7});
+  check(gumbel_softmax{.temperature = 0.7, .discrete = true});
+  check(sampled{0.7});
+  check(uniform{});
+  check(fixed{k / 2});
+  std::vector<int> label;
+  for (index_t r = 0; r < s; ++r) label.push_back(static_cast<int>((r * 5 + 3) % k));
+  check(oracle<cpu<R>>{{label.data(), label.size()}});
+}
+
+}  // namespace
+
+TEST_CASE("a mixture of few labels by rows of the table is the mixture by products, values and gradients, under every policy") {
+  for (const auto& [s, k, c] : {std::array<index_t, 3>{1, 1, 1}, {1, 7, 3}, {5, 1, 2}, {13, 17, 9}, {3, 130, 64}, {70, 130, 131}, {300, 65, 257}})
+    for (const int threads : {1, 3}) {
+      every_policy<double>(s, k, c, normal_values(s * k, 51), threads);
+      every_policy<float>(s, k, c, normal_values<float>(s * k, 51), threads);
+    }
+}
+
+TEST_CASE("of equal logits the lower labels are taken by rows as by products, and masked ones last") {
+  const double none = -std::numeric_limits<double>::infinity();
+  for (const index_t k : {3, 64, 200}) {
+    every_policy<double>(4, k, 5, values(static_cast<std::size_t>(4 * k), 1.5), 2);
+    values z = normal_values(4 * k, 57);
+    for (std::size_t i = 0; i < z.size(); ++i) z[i] = std::round(2 * z[i]);
+    every_policy<double>(4, k, 5, z, 2);
+    for (std::size_t i = 0; i < z.size(); ++i)
+      if (i % 3) z[i] = none;
+    every_policy<double>(4, k, 5, z, 2);
+  }
+}
+
+TEST_CASE("the largest logits of a row are those a stable sort puts first; a NaN is passed over, but in the first place it is all there is") {
+  for (const index_t n : {1, 5, 63, 64, 65, 200, 1024})
+    for (const index_t k : {1, 2, 5, 8, 9, 32})
+      for (const bool with_nan : {false, true}) {
+        if (k > n) continue;
+        CAPTURE(n, k, with_nan);
+        values z = normal_values(n, 58);
+        for (double& v : z) v = std::round(8 * v) / 8;
+        if (with_nan)
+          for (std::size_t i = 1; i < z.size(); i += 3) z[i] = NAN;
+        std::vector<int> order;
+        for (int i = 0; i < n; ++i)
+          if (!std::isnan(z[static_cast<std::size_t>(i)])) order.push_back(i);
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return z[static_cast<std::size_t>(a)] > z[static_cast<std::size_t>(b)]; });
+        B::queue q(1);
+        std::vector<int> label(static_cast<std::size_t>(k), -1);
+        values value(static_cast<std::size_t>(k));
+        B::take_largest(q, {z.data(), index_t{1}, n}, {label.data(), index_t{1}, k}, {value.data(), index_t{1}, k});
+        for (std::size_t j = 0; j < label.size(); ++j) {
+          CHECK(std::count(label.begin(), label.end(), label[j]) == 1);
+          if (j < order.size()) CHECK((label[j] == order[j] && value[j] == z[static_cast<std::size_t>(order[j])]));
+          else CHECK(value[j] == -std::numeric_limits<double>::infinity());
+        }
+        z[0] = NAN;
+        B::take_largest(q, {z.data(), index_t{1}, n}, {label.data(), index_t{1}, k}, {value.data(), index_t{1}, k});
+        CHECK(label[0] == 0);
+        CHECK(std::isnan(value[0]));
+      }
+}
+
+TEST_CASE("a NaN logit in the first place makes the mixture of the few largest NaN, one elsewhere has no weight") {
+  experiment x{2, 30, 3};
+  values z = normal_values(60, 59);
+  z[0] = NAN, z[31] = NAN;
+  const auto out = x.run(top_k{3}, z);
+  for (std::size_t i = 0; i < 6; ++i) CHECK(std::isnan(out.c[i]) == (i < 3));
+  const auto one = x.run(hard{}, z);
+  CHECK(row_error(x.row(one.c, 0), x.row(x.table(), 0)) == 0);
+}
+
+TEST_CASE("a mixture of few labels has the same bits with any number of threads") {
+  constexpr index_t s = 700, k = 90, c = 300;
+  const std::vector<float> z = normal_values<float>(s * k, 61), de = normal_values<float>(s * c, 62);
+  const auto run = [&](int threads, const auto& mix) {
+    using C = cpu<float>;
+    context<C> cx{C::queue{threads}};
+    const label_mixture<C> layer{k, c};
+    parameters<label_mixture<C>> theta{cx, layer, philox{5}};
+    auto [e, pullback] = layer(cx, theta.weights, const_tensor<C>(z.data(), s, k), mix);
+    std::vector<float> out = cx.read(e);
+    const auto dz = cx.read(pullback(const_tensor<C>(de.data(), s, c), theta.grads)), dtable = theta.read_gradient(cx, 0);
+    out.insert(out.end(), dz.begin(), dz.end());
+    out.insert(out.end(), dtable.begin(), dtable.end());
+    return out;
+  };
+  const auto check = [&](const auto& mix) {
+    const auto one = run(1, mix);
+    CHECK(same_bits(run(2, mix), one));
+    CHECK(same_bits(run(5, mix), one));
+  };
+  check(top_k{5});
+  check(hard{});
+  check(straight_through{});
+  check(uniform{});
 }

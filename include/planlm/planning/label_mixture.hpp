@@ -3,10 +3,12 @@
 #include <concepts>
 #include <cstddef>
 #include <string>
+#include <variant>
 #include <planlm/backend/mixing_rule.hpp>
 #include <planlm/layers/layer.hpp>
 #include <planlm/ops/matmul.hpp>
 #include <planlm/ops/softmax.hpp>
+#include <planlm/planning/few_labels.hpp>
 #include <planlm/planning/mixing_policy.hpp>
 
 namespace planlm {
@@ -87,6 +89,8 @@ struct label_mixture {
                             std::to_string(labels) + ")", at);
     if constexpr (HasMixingRule<Mix, B> && HasRuledMixing<B>) return ruled(cx, p, z, detail::rule_of(cx, mix));
     else if constexpr (std::same_as<Mix, mixture> && HasFusedMixing<B>) return fused(cx, p, z, mix.temperature);
+    else if constexpr (std::same_as<Mix, uniform> && HasEvenMixing<B>) return even(cx, p, z.rows());
+    else if constexpr (HasFewLabels<Mix, B>) return sparse_or_composed(cx, p, z, mix);
     else return composed(cx, p, z, mix);
   }
 
@@ -114,6 +118,35 @@ struct label_mixture {
                  return const_tensor<B>(dz);
                }};
   }
+  /// By the policy's few labels: rows of the table instead of products.
+  template <class Mix>
+  auto sparse(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix) const {
+    auto [w, weights_pullback] = mix.few(cx, z);                             // (S, k)
+    auto e = cx.make(z.rows(), width);                                       // (S, C)
+    B::mix_few(cx.queue(), w.label, w.weight, p.table, e);
+    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g) {
+                 if constexpr (requires(few_gradients<B> dw) { weights_pullback(dw); }) {
+                   const tensor<B> dw = cx.make(w.label.rows(), w.label.cols());
+                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, dw, g.table);
+                   return weights_pullback(few_gradients<B>{dw});
+                 } else {
+                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, tensor<B>{}, g.table);
+                   if constexpr (requires { weights_pullback(); }) return const_tensor<B>{};
+                   else return weights_pullback(const_tensor<B>(ops::matmul_nt(cx, de, const_tensor<B>(p.table))));
+                 }
+               }};
+  }
+  /// Every label alike: one row for all sentences.
+  auto even(context<B>& cx, const params& p, index_t sentences) const {
+    using A = typename B::accum;
+    const A weight = A(typename B::real(A(1) / A(labels)));
+    auto e = cx.make(sentences, width);                                      // (S, C)
+    B::mix_evenly(cx.queue(), weight, p.table, e);
+    return vjp{e, [&cx, weight](const_tensor<B> de, const params& g) {
+                 if (g.table) B::mix_evenly_pullback(cx.queue(), weight, de, g.table);
+                 return const_tensor<B>{};
+               }};
+  }
   auto ruled(context<B>& cx, const params& p, const_tensor<B> z, const mixing_rule& rule) const {
     auto e = cx.make(z.rows(), width);                                       // (S, C)
     void* kept = cx.template make_of<std::byte>(static_cast<index_t>(B::mixing_bytes(rule, z.rows(), labels))).data;
@@ -123,6 +156,25 @@ struct label_mixture {
                  B::mix_rows_pullback(cx.queue(), rule, z, p.table, e, kept, de, dz, g.table);
                  return const_tensor<B>(dz);
                }};
+  }
+
+ private:
+  template <class Mix>
+  auto sparse_or_composed(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix) const {
+    using by_rows = decltype(sparse(cx, p, z, mix).pullback);
+    using by_products = decltype(composed(cx, p, z, mix).pullback);
+    const auto either = [](auto e, auto pullback) {
+      return vjp{e, [pullback](const_tensor<B> de, const params& g) {
+                   return std::visit([&](const auto& pulled) { return const_tensor<B>(pulled(de, g)); }, pullback);
+                 }};
+    };
+    using pullbacks = std::variant<by_rows, by_products>;
+    if (const index_t few = mix.few_of(labels); few > 0 && few <= labels) {
+      auto [e, pullback] = sparse(cx, p, z, mix);
+      return either(e, pullbacks(std::in_place_index<0>, pullback));
+    }
+    auto [e, pullback] = composed(cx, p, z, mix);
+    return either(e, pullbacks(std::in_place_index<1>, pullback));
   }
 };
 

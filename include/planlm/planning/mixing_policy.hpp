@@ -14,6 +14,7 @@
 #include <planlm/core/math.hpp>
 #include <planlm/core/vjp.hpp>
 #include <planlm/ops/softmax.hpp>
+#include <planlm/planning/few_labels.hpp>
 
 namespace planlm {
 
@@ -90,6 +91,15 @@ struct constant {
 };
 /// w becomes the one-hot of the first label whose cumulated probability exceeds a uniform draw of the sentence.
 template <class T>
+PLANLM_HD index_t first_beyond(const T* p, index_t cols, double u) {
+  double cumulated = 0;
+  for (index_t i = 0; i < cols; ++i) {
+    cumulated += double(p[i]);
+    if (u < cumulated) return i;
+  }
+  return cols - 1;
+}
+template <class T>
 struct one_hot_sample {
   T* w;
   index_t cols;
@@ -102,18 +112,23 @@ struct one_hot_sample {
       u *= double(team.template sum<accum_of<T>>(cols, [=](index_t i) { return accum_of<T>(to[i]); }));
     team.sync();
     if (team.leader()) {
-      double cumulated = 0;
-      index_t chosen = cols - 1;
-      for (index_t i = 0; i < cols; ++i) {
-        cumulated += double(to[i]);
-        if (u < cumulated) {
-          chosen = i;
-          break;
-        }
-      }
+      const index_t chosen = first_beyond(to, cols, u);
       for (index_t i = 0; i < cols; ++i) to[i] = i == chosen ? T(1) : T(0);
     }
     team.sync();
+  }
+};
+/// The label that one_hot_sample takes, of weights that sum to 1 in their own type.
+template <class T>
+struct label_sample {
+  const T* p;
+  int* label;
+  index_t cols;
+  philox random;
+  template <class Team>
+  PLANLM_HD void operator()(const Team& team, index_t r) const {
+    if (team.leader())
+      label[r] = static_cast<int>(first_beyond(p + r * cols, cols, random.uniform(static_cast<std::uint64_t>(r), 0)));
   }
 };
 template <class T>
@@ -215,6 +230,23 @@ struct top_k {
                  return const_tensor<B>(ops::softmax_pullback(cx, const_tensor<B>(p), dw, t));
                }};
   }
+  /// Beyond a quarter of the labels products are faster.
+  index_t few_of(index_t labels) const { return k == 1 || (k <= 32 && 4 * k <= labels) ? k : 0; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    using T = typename B::real;
+    ops::check_temperature(temperature);
+    const T beta = T(1 / temperature);
+    auto label = cx.template make_of<int>(z.rows(), k);
+    auto w = cx.make(z.rows(), k);
+    B::take_largest(cx.queue(), z, label, w, ops::kernel::softmax<T>{w.data, w.data, k, beta});
+    return vjp{few_labels<B>{label, w}, [&cx, label, w, beta, cols = z.cols()](few_gradients<B> g) {
+                 auto dz = cx.make(w.rows(), cols);
+                 B::for_rows(cx.queue(), w.rows(), mixing_kernel::spread_softmax_pullback<T>{label.data, w.data, g.dw.data, dz.data, cols, w.cols(), beta});
+                 return const_tensor<B>(dz);
+               }};
+  }
 };
 
 /// One-hot of the largest logit: the published predecessor's interface. No gradient reaches the planner.
@@ -225,6 +257,12 @@ struct hard {
     B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_argmax<typename B::real>{z.data, w.data, z.cols()});
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
   }
+  index_t few_of(index_t) const { return 1; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    return vjp{largest_label(cx, z), [] {}};
+  }
 };
 
 /// Forward one-hot argmax, backward as if it had been the mixture.   [1308.3432]
@@ -234,6 +272,14 @@ struct straight_through {
   auto weights(context<B>& cx, const_tensor<B> z) const {
     const const_tensor<B> p = ops::softmax(cx, z, temperature);
     return vjp{hard{}.weights(cx, z).value,
+               [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
+  }
+  index_t few_of(index_t) const { return 1; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    const const_tensor<B> p = ops::softmax(cx, z, temperature);
+    return vjp{largest_label(cx, z),
                [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
   }
 };
@@ -247,16 +293,25 @@ struct gumbel_softmax {
   std::uint32_t stream = 0x67756d62;
   template <Backend B>
   auto weights(context<B>& cx, const_tensor<B> z) const {
-    const_tensor<B> noisy = z;
-    if (cx.training && scale != 0) {
-      auto y = cx.make(z.rows(), z.cols());
-      B::for_rows(cx.queue(), z.rows(),
-                  mixing_kernel::add_gumbel<typename B::real>{z.data, y.data, z.cols(), scale, cx.random.with_stream(stream)});
-      noisy = y;
-    }
-    const const_tensor<B> p = ops::softmax(cx, noisy, temperature);
+    const const_tensor<B> noisy = with_noise(cx, z), p = ops::softmax(cx, noisy, temperature);
     return vjp{discrete ? hard{}.weights(cx, noisy).value : p,
                [&cx, p, t = temperature](const_tensor<B> dw) { return const_tensor<B>(ops::softmax_pullback(cx, p, dw, t)); }};
+  }
+  index_t few_of(index_t) const { return discrete ? 1 : 0; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    return straight_through{temperature}.few(cx, with_noise(cx, z));
+  }
+
+ private:
+  template <Backend B>
+  const_tensor<B> with_noise(context<B>& cx, const_tensor<B> z) const {
+    if (!cx.training || scale == 0) return z;
+    auto y = cx.make(z.rows(), z.cols());
+    B::for_rows(cx.queue(), z.rows(),
+                mixing_kernel::add_gumbel<typename B::real>{z.data, y.data, z.cols(), scale, cx.random.with_stream(stream)});
+    return y;
   }
 };
 
@@ -269,6 +324,16 @@ struct sampled {
     auto w = ops::softmax(cx, z, temperature);
     B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_sample<typename B::real>{w.data, z.cols(), cx.random.with_stream(stream)});
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+  index_t few_of(index_t) const { return 1; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    const auto p = ops::softmax(cx, z, temperature);
+    auto label = cx.template make_of<int>(z.rows(), index_t{1});
+    B::for_rows(cx.queue(), z.rows(),
+                mixing_kernel::label_sample<typename B::real>{p.data, label.data, z.cols(), cx.random.with_stream(stream)});
+    return vjp{few_labels<B>{label, {}}, [] {}};
   }
 };
 
@@ -289,11 +354,25 @@ struct fixed {
   index_t label = 0;
   template <Backend B>
   auto weights(context<B>& cx, const_tensor<B> z) const {
-    if (label < 0 || label >= z.cols())
-      throw error("fixed: label " + std::to_string(label) + " is not in [0, " + std::to_string(z.cols()) + ")");
+    check(z.cols());
     auto w = cx.make(z.rows(), z.cols());
     B::for_each(cx.queue(), w.size(), mixing_kernel::one_hot_column<typename B::real>{label, w.data, z.cols()});
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+  index_t few_of(index_t) const { return 1; }
+  template <Backend B>
+    requires HasSparseMixing<B>
+  auto few(context<B>& cx, const_tensor<B> z) const {
+    check(z.cols());
+    auto at = cx.template make_of<int>(z.rows(), index_t{1});
+    B::for_each(cx.queue(), z.rows(), mixing_kernel::same_label{static_cast<int>(label), at.data});
+    return vjp{few_labels<B>{at, {}}, [] {}};
+  }
+
+ private:
+  void check(index_t labels) const {
+    if (label < 0 || label >= labels)
+      throw error("fixed: label " + std::to_string(label) + " is not in [0, " + std::to_string(labels) + ")");
   }
 };
 
@@ -302,11 +381,23 @@ template <Backend B>
 struct oracle {
   indices<B> labels;  // (S)
   auto weights(context<B>& cx, const_tensor<B> z) const {
-    if (labels.size() != z.rows())
-      throw shape_error("oracle: " + std::to_string(labels.size()) + " labels for " + std::to_string(z.rows()) + " sentences");
+    check(z.rows());
     auto w = cx.make(z.rows(), z.cols());
     B::for_rows(cx.queue(), z.rows(), mixing_kernel::one_hot_label<typename B::real>{labels.data, w.data, z.cols()});
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
+  }
+  index_t few_of(index_t) const { return 1; }
+  auto few(context<B>&, const_tensor<B> z) const
+    requires HasSparseMixing<B>
+  {
+    check(z.rows());
+    return vjp{few_labels<B>{{labels.data, z.rows(), index_t{1}}, {}}, [] {}};
+  }
+
+ private:
+  void check(index_t sentences) const {
+    if (labels.size() != sentences)
+      throw shape_error("oracle: " + std::to_string(labels.size()) + " labels for " + std::to_string(sentences) + " sentences");
   }
 };
 

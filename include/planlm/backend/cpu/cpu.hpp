@@ -15,6 +15,7 @@
 #include <planlm/backend/cpu/norm.hpp>
 #include <planlm/backend/cpu/pool.hpp>
 #include <planlm/backend/cpu/scatter.hpp>
+#include <planlm/backend/cpu/sparse_mixing.hpp>
 #include <planlm/backend/cpu/tiled_products.hpp>
 #include <planlm/backend/team.hpp>
 #include <planlm/core/arena.hpp>
@@ -77,7 +78,13 @@ struct cpu {
 
   static void* allocate(std::size_t bytes) { return host_allocator::allocate(bytes); }
   static void deallocate(void* p, std::size_t bytes) { host_allocator::deallocate(p, bytes); }
-  static void zero(queue&, void* p, std::size_t bytes) { std::memset(p, 0, bytes); }
+  static void zero(queue& q, void* p, std::size_t bytes) {
+    constexpr std::size_t block = std::size_t{1} << 18;
+    q.pool().run(static_cast<index_t>((bytes + block - 1) / block), [&](index_t b, int) {
+      const auto begin = static_cast<std::size_t>(b) * block;
+      std::memset(static_cast<std::byte*>(p) + begin, 0, std::min(block, bytes - begin));
+    });
+  }
   static void copy(queue&, void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
   static void upload(queue&, void* to, const void* from, std::size_t bytes) {
     if (bytes) std::memcpy(to, from, bytes);
@@ -235,6 +242,38 @@ struct cpu {
   }
   static void add_segment_sums(queue& q, view<const Real, 2> x, view<const int, 1> ids, view<Real, 2> sums) {
     scatter_add_rows(q, x, ids, sums);
+  }
+
+  /// Mixing of few labels a sentence, and of all labels alike: see backend/cpu/sparse_mixing.hpp. Without weights one label has weight 1.
+  static void take_largest(queue& q, view<const Real, 2> z, view<int, 2> label, view<Real, 2> value) {
+    take_largest(q, z, label, value, [](auto&&, index_t) {});
+  }
+  /// `then(team, row)` runs when a row's labels and values are there.
+  template <class F>
+  static void take_largest(queue& q, view<const Real, 2> z, view<int, 2> label, view<Real, 2> value, const F& then) {
+    for_rows(q, z.rows(), [=](const auto& team, index_t r) {
+      cpu_detail::take_largest(z.row(r), z.cols(), label.cols(), label.row(r), value.row(r));
+      then(team, r);
+    });
+  }
+  static void mix_few(queue& q, view<const int, 2> label, view<const Real, 2> weight, view<const Real, 2> table, view<Real, 2> e) {
+    if (weight) cpu_detail::mix_few(q, e.rows(), label.cols(), label.data, weight.data, table.data, e.cols(), e.data);
+    else cpu_detail::take_rows(q, e.rows(), label.data, table.data, e.cols(), e.data);
+  }
+  /// dw = and dtable +=; what is empty is not wanted.
+  static void mix_few_pullback(queue& q, view<const int, 2> label, view<const Real, 2> weight, view<const Real, 2> table,
+                               view<const Real, 2> de, view<Real, 2> dw, view<Real, 2> dtable) {
+    if (weight)
+      cpu_detail::mix_few_pullback(q, de.rows(), label.cols(), label.data, weight.data, table.data, table.rows(), de.cols(), de.data,
+                                   dw.data, dtable.data);
+    else if (dtable)
+      cpu_detail::scatter_add_rows(q, de.rows(), de.cols(), table.rows(), de.data, label.data, dtable.data);
+  }
+  static void mix_evenly(queue& q, Real weight, view<const Real, 2> table, view<Real, 2> e) {
+    cpu_detail::mix_evenly(q, e.rows(), weight, table.data, table.rows(), e.cols(), e.data);
+  }
+  static void mix_evenly_pullback(queue& q, Real weight, view<const Real, 2> de, view<Real, 2> dtable) {
+    cpu_detail::mix_evenly_pullback(q, de.rows(), weight, de.data, dtable.rows(), de.cols(), dtable.data);
   }
 
  private:

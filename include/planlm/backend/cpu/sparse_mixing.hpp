@@ -1,0 +1,295 @@
+/// Label mixing on the CPU where few labels of a sentence have a weight: rows of the table instead of products.
+///
+/// e_s = sum over j of w_sj E[label_sj]; pullback: dw_sj = <de_s, E[label_sj]>, dE[label_sj] += w_sj de_s.
+/// Columns are cut into strips, so that the rows of a strip stay in the second-level cache while they are visited in any order. The pullback
+/// visits pairs by label (a stable counting sort): a row of dE is summed in registers, sentences ascending, and written once, and what is
+/// loaded of de serves both sums. Strips depend on the number of columns alone, and so does every order of a sum.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <planlm/backend/cpu/simd.hpp>
+#include <planlm/core/config.hpp>
+
+namespace planlm::cpu_detail::inline PLANLM_CPU_ABI {
+
+template <int Width>
+struct lane_flags {
+  typedef signed char type __attribute__((vector_size(Width)));
+};
+/// Which lanes are at least `bound`; false where none is.
+template <class Real, class V>
+bool lanes_that_reach(V m, Real bound, char* reached) {
+  constexpr int width = simd<Real>::width;
+#if defined(__CUDACC__)
+  bool any = false;
+  for (int l = 0; l < width; ++l) any = (reached[l] = m[l] >= bound) || any;
+  return any;
+#else
+  const auto flags = __builtin_convertvector(m >= bound, typename lane_flags<width>::type);
+  std::memcpy(reached, &flags, width);
+  constexpr int step = width < 8 ? width : 8;
+  std::uint64_t any = 0;
+  for (int b = 0; b < width; b += step) {
+    std::uint64_t some = 0;
+    std::memcpy(&some, reached + b, step);
+    any |= some;
+  }
+  return any != 0;
+#endif
+}
+
+/// The k largest of n values, 1 <= k <= n, as (value descending, index ascending). NaNs come last; but one in the first place makes every
+/// value NaN, with labels 0 .. k - 1, as the maximum of a serial_team has it.
+///   The k-th largest of the maxima of 16 lanes (64 for k > 8) is at most the k-th largest value; few values reach it, and only these are sorted.
+template <int Lanes, class Real>
+void take_largest_of(const Real* x, index_t n, index_t k, int* label, Real* value) {
+  constexpr index_t chunk = 4 * Lanes;
+  constexpr int width = simd<Real>::width, registers = Lanes / width;
+  using v = typename simd<Real>::type;
+  const v lowest = v{} - INFINITY;
+  v top[registers];
+  for (int r = 0; r < registers; ++r) top[r] = lowest;
+  // A comparison with a NaN is false, so the maximum passes over it.
+  const auto take_chunk = [x](index_t c, v (&m)[registers]) {
+    for (int u = 0; u < 4; ++u)
+      for (int r = 0; r < registers; ++r) {
+        const v a = simd<Real>::load(x + c + u * Lanes + r * width);
+        m[r] = a > m[r] ? a : m[r];
+      }
+  };
+  const index_t full = n - n % chunk;
+  for (index_t c = 0; c < full; c += chunk) take_chunk(c, top);
+  Real most[Lanes];
+  for (int r = 0; r < registers; ++r) simd<Real>::store(most + r * width, top[r]);
+  for (index_t i = full; i < n; ++i) {
+    Real& m = most[(i - full) % Lanes];
+    m = x[i] > m ? x[i] : m;
+  }
+  Real bound = -INFINITY;
+  if (k == 1) {
+    for (int l = 0; l < Lanes; ++l) bound = most[l] > bound ? most[l] : bound;
+  } else {
+    int before[Lanes] = {};  // how many maxima are above this one; with equal ones, fewer than its place
+    for (int j = 0; j < Lanes; ++j) {
+      const Real m = most[j];
+      for (int l = 0; l < Lanes; ++l) before[l] += m >= most[l];
+    }
+    for (int l = 0; l < Lanes; ++l)
+      if (before[l] >= k) bound = most[l] > bound ? most[l] : bound;
+  }
+  index_t taken = 0;
+  const auto offer = [&](index_t i) {
+    const Real a = x[i];
+    if (!(a >= bound)) return;
+    const auto precedes = [&](index_t j) { return a > value[j] || (a == value[j] && i < label[j]); };
+    if (taken == k && !precedes(k - 1)) return;
+    index_t at = taken < k ? taken++ : k - 1;
+    for (; at > 0 && precedes(at - 1); --at) value[at] = value[at - 1], label[at] = label[at - 1];
+    value[at] = a, label[at] = static_cast<int>(i);
+  };
+  for (index_t c = 0; c < full; c += chunk) {
+    v m[registers];
+    for (int r = 0; r < registers; ++r) m[r] = lowest;
+    take_chunk(c, m);
+    for (int r = 0; r < registers; ++r) {
+      alignas(8) char reached[width];
+      if (!lanes_that_reach(m[r], bound, reached)) continue;
+      for (int l = 0; l < width; ++l)
+        if (reached[l])
+          for (int u = 0; u < 4; ++u) offer(c + u * Lanes + r * width + l);
+    }
+  }
+  for (index_t i = full; i < n; ++i) offer(i);
+  // What NaNs leave to be taken: any labels that are not taken yet, with nothing.
+  for (int i = 0; taken < k; ++i)
+    if (std::find(label, label + taken, i) == label + taken) value[taken] = -INFINITY, label[taken++] = i;
+}
+template <class Real>
+void take_largest(const Real* x, index_t n, index_t k, int* label, Real* value) {
+  if (x[0] != x[0]) {
+    for (index_t j = 0; j < k; ++j) value[j] = x[0], label[j] = static_cast<int>(j);
+  } else if (k <= 8) {
+    take_largest_of<16>(x, n, k, label, value);
+  } else {
+    take_largest_of<64>(x, n, k, label, value);
+  }
+}
+
+template <class Real>
+constexpr index_t strip_columns = 8 * simd<Real>::width;
+
+/// Columns [0, n) of e = sum of w_j rows[label_j], n <= strip_columns.
+template <class Real>
+void mix_strip(const int* label, const Real* weight, index_t k, const Real* table, index_t cols, index_t n, Real* e) {
+  using v = typename simd<Real>::type;
+  constexpr int width = simd<Real>::width;
+  if (n == strip_columns<Real>) {
+    v sum[8] = {};
+    for (index_t j = 0; j < k; ++j) {
+      const Real* from = table + static_cast<index_t>(label[j]) * cols;
+      const Real w = weight[j];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) sum[i] += w * simd<Real>::load(from + i * width);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) simd<Real>::store(e + i * width, sum[i]);
+    return;
+  }
+  std::fill(e, e + n, Real(0));
+  for (index_t j = 0; j < k; ++j) {
+    const Real* __restrict from = table + static_cast<index_t>(label[j]) * cols;
+    const Real w = weight[j];
+    Real* __restrict to = e;
+    for (index_t c = 0; c < n; ++c) to[c] += w * from[c];
+  }
+}
+
+template <class Real>
+Real sum_of_lanes(const Real* lane, int n) {
+  Real s[16] = {};
+  for (int l = 0; l < n; ++l) s[l] = lane[l];
+  for (int half = 8; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) s[l] += s[l + half];
+  return s[0];
+}
+
+/// Pairs of one label, in columns [0, n): dE_k += sum of w de_s, and dw = <de_s, E_k> of these columns. `table` and `dtable` may be null.
+template <class Real>
+void pull_strip(const int* pair, index_t count, index_t k, const Real* weight, const Real* table, const Real* de, index_t cols, index_t n,
+                Real* dw, Real* dtable) {
+  using v = typename simd<Real>::type;
+  constexpr int width = simd<Real>::width;
+  if (n == strip_columns<Real>) {
+    v sum[8] = {}, row[8] = {};
+    if (table)
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) row[i] = simd<Real>::load(table + i * width);
+    for (index_t p = 0; p < count; ++p) {
+      const Real* from = de + pair[p] / k * cols;
+      const Real w = weight[pair[p]];
+      v dot[2] = {};
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const v d = simd<Real>::load(from + i * width);
+        sum[i] += w * d;
+        dot[i % 2] += row[i] * d;
+      }
+      if (!table) continue;
+      Real lane[width];
+      simd<Real>::store(lane, dot[0] + dot[1]);
+      dw[pair[p]] = sum_of_lanes(lane, width);
+    }
+    if (dtable)
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) simd<Real>::store(dtable + i * width, simd<Real>::load(dtable + i * width) + sum[i]);
+    return;
+  }
+  Real sum[strip_columns<Real>] = {};
+  for (index_t p = 0; p < count; ++p) {
+    const Real* from = de + pair[p] / k * cols;
+    const Real w = weight[pair[p]];
+    Real dot = 0;
+    for (index_t c = 0; c < n; ++c) sum[c] += w * from[c];
+    if (!table) continue;
+    for (index_t c = 0; c < n; ++c) dot += table[c] * from[c];
+    dw[pair[p]] = dot;
+  }
+  if (dtable)
+    for (index_t c = 0; c < n; ++c) dtable[c] += sum[c];
+}
+
+/// label, weight (rows, k), table (labels, cols) -> e (rows, cols).
+template <class Queue, class Real>
+void mix_few(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t cols, Real* e) {
+  constexpr index_t width = strip_columns<Real>;
+  const index_t strips = (cols + width - 1) / width, parts = std::clamp<index_t>(rows / 64, 1, q.threads());
+  q.pool().run(strips * parts, [&](index_t task, int) {
+    const index_t begin = task / parts * width, n = std::min(width, cols - begin), part = task % parts;
+    for (index_t s = rows * part / parts; s < rows * (part + 1) / parts; ++s)
+      mix_strip(label + s * k, weight + s * k, k, table + begin, cols, n, e + s * cols + begin);
+  });
+}
+/// One label of weight 1 a row.
+template <class Queue, class Real>
+void take_rows(Queue& q, index_t rows, const int* label, const Real* table, index_t cols, Real* e) {
+  const index_t groups = std::min<index_t>(rows, 4 * q.threads());
+  q.pool().run(groups, [&](index_t group, int) {
+    for (index_t r = rows * group / groups; r < rows * (group + 1) / groups; ++r)
+      std::memcpy(e + r * cols, table + static_cast<index_t>(label[r]) * cols, static_cast<std::size_t>(cols) * sizeof(Real));
+  });
+}
+/// dw (rows, k) =, dtable (labels, cols) +=; either may be null.
+template <class Queue, class Real>
+void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t labels,
+                      index_t cols, const Real* de, Real* dw, Real* dtable) {
+  constexpr index_t width = strip_columns<Real>;
+  const index_t strips = (cols + width - 1) / width, pairs = rows * k;
+  const auto ints = static_cast<std::size_t>((labels + 1 + pairs + 15) / 16 * 16);
+  auto* first = static_cast<int*>(q.scratch(0, ints * sizeof(int) + static_cast<std::size_t>(dw ? strips * pairs : 0) * sizeof(Real)));
+  int* pair = first + labels + 1;                            // by label, sentences ascending
+  Real* part = reinterpret_cast<Real*>(first + ints);        // (strips, pairs) of dw
+  std::fill(first, first + labels + 1, 0);
+  for (index_t p = 0; p < pairs; ++p) ++first[label[p] + 1];
+  for (index_t l = 0; l < labels; ++l) first[l + 1] += first[l];
+  for (index_t p = 0; p < pairs; ++p) pair[first[label[p]]++] = static_cast<int>(p);  // first[l] becomes the end of l
+  const index_t parts = std::clamp<index_t>(pairs / 256, 1, q.threads());
+  q.pool().run(strips * parts, [&](index_t task, int) {
+    const index_t strip = task / parts, begin = strip * width, n = std::min(width, cols - begin), share = task % parts;
+    for (index_t l = labels * share / parts; l < labels * (share + 1) / parts; ++l) {
+      const index_t from = l > 0 ? first[l - 1] : 0, count = first[l] - from;
+      if (count > 0)
+        pull_strip(pair + from, count, k, weight, dw ? table + l * cols + begin : nullptr, de + begin, cols, n, part + strip * pairs,
+                   dtable ? dtable + l * cols + begin : nullptr);
+    }
+  });
+  if (!dw) return;
+  std::copy_n(part, pairs, dw);
+  for (index_t strip = 1; strip < strips; ++strip)
+    for (index_t p = 0; p < pairs; ++p) dw[p] += part[strip * pairs + p];
+}
+
+/// Every row of e is row[c] = sum over labels of w table, in blocks of 256 as products sum.
+template <class Queue, class Real>
+void mix_evenly(Queue& q, index_t rows, Real w, const Real* table, index_t labels, index_t cols, Real* e) {
+  constexpr index_t width = 384, block = 256;
+  q.pool().run((cols + width - 1) / width, [&](index_t strip, int) {
+    const index_t begin = strip * width, n = std::min(width, cols - begin);
+    Real total[width] = {}, sum[width];
+    for (index_t from = 0; from < labels; from += block) {
+      std::fill(sum, sum + n, Real(0));
+      for (index_t l = from; l < std::min(labels, from + block); ++l) {
+        const Real* row = table + l * cols + begin;
+        for (index_t c = 0; c < n; ++c) sum[c] += w * row[c];
+      }
+      for (index_t c = 0; c < n; ++c) total[c] += sum[c];
+    }
+    for (index_t r = 0; r < rows; ++r) std::memcpy(e + r * cols + begin, total, static_cast<std::size_t>(n) * sizeof(Real));
+  });
+}
+/// Every row of dtable += w (sum of the rows of de).
+template <class Queue, class Real>
+void mix_evenly_pullback(Queue& q, index_t rows, Real w, const Real* de, index_t labels, index_t cols, Real* dtable) {
+  constexpr index_t width = 384, block = 64;
+  q.pool().run((cols + width - 1) / width, [&](index_t strip, int) {
+    const index_t begin = strip * width, n = std::min(width, cols - begin);
+    Real total[width] = {}, sum[width];
+    for (index_t from = 0; from < rows; from += block) {
+      std::fill(sum, sum + n, Real(0));
+      for (index_t r = from; r < std::min(rows, from + block); ++r) {
+        const Real* row = de + r * cols + begin;
+        for (index_t c = 0; c < n; ++c) sum[c] += row[c];
+      }
+      for (index_t c = 0; c < n; ++c) total[c] += sum[c];
+    }
+    for (index_t c = 0; c < n; ++c) total[c] *= w;
+    for (index_t l = 0; l < labels; ++l) {
+      Real* __restrict row = dtable + l * cols + begin;
+      for (index_t c = 0; c < n; ++c) row[c] += total[c];
+    }
+  });
+}
+
+}  // namespace planlm::cpu_detail::inline PLANLM_CPU_ABI
