@@ -15,6 +15,7 @@
 #include <planlm/core/vjp.hpp>
 #include <planlm/ops/softmax.hpp>
 #include <planlm/planning/few_labels.hpp>
+#include <planlm/planning/gumbel_noise.hpp>
 
 namespace planlm {
 
@@ -129,25 +130,6 @@ struct label_sample {
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     if (team.leader())
       label[r] = static_cast<int>(first_beyond(p + r * cols, cols, random.uniform(static_cast<std::uint64_t>(r), 0)));
-  }
-};
-template <class T>
-struct add_gumbel {
-  const T* z;
-  T* y;
-  index_t cols;
-  double scale;
-  philox random;
-  template <class Team>
-  PLANLM_HD void operator()(const Team& team, index_t r) const {
-    const T* from = z + r * cols;
-    T* to = y + r * cols;
-    const double s = scale;
-    const philox draws = random;
-    team.for_each(cols, [=](index_t i) {
-      const double u = draws.uniform(static_cast<std::uint64_t>(r), static_cast<std::uint32_t>(i));
-      to[i] = accum_of<T>(from[i]) - accum_of<T>(s * ::log(-::log(u)));
-    });
   }
 };
 /// Softmax over the k largest logits of a row, zero elsewhere. Of equal logits the one with the lower index is taken.
