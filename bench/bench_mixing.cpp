@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 #include <planlm/cpu.hpp>
@@ -48,16 +49,22 @@ struct operands {
   shape size;
   label_mixture<B> layer;
   parameters<label_mixture<B>> theta;
-  std::vector<float> z, de;
+  const_tensor<B> z, de;  // where the library would put them: at an address that vectors can begin with, as PyTorch's
   std::vector<int> label;
   operands(int threads, const shape& n)
-      : cx(B::queue{threads}), size(n), layer{n.k, n.c}, theta(cx, layer, philox{1}), z(hashed(n.s * n.k, 1100, 8)), de(hashed(n.s * n.c, 1102, 2)) {
+      : cx(B::queue{threads}), size(n), layer{n.k, n.c}, theta(cx, layer, philox{1}), z(given(n.s, n.k, 1100, 8)), de(given(n.s, n.c, 1102, 2)) {
     theta.write(cx, 0, hashed(n.k * n.c, 1101, std::sqrt(12 / double(n.c))));
     for (index_t i = 0; i < n.s; ++i)
       label.push_back(static_cast<int>(hash(static_cast<std::uint32_t>(i), 1103) % static_cast<std::uint32_t>(n.k)));
   }
-  const_tensor<B> logits() const { return {z.data(), size.s, size.k}; }
-  const_tensor<B> gradient() const { return {de.data(), size.s, size.c}; }
+  const_tensor<B> logits() const { return z; }
+  const_tensor<B> gradient() const { return de; }
+
+ private:
+  const_tensor<B> given(index_t rows, index_t cols, std::uint32_t number, double scale) {
+    const std::vector<float> values = hashed(rows * cols, number, scale);
+    return cx.upload(std::span<const float>(values), rows, cols);
+  }
 };
 
 /// What a policy needs of z and E: all labels or `chosen` of them forward, all or none of dw backward.
@@ -65,14 +72,16 @@ struct needs {
   bool reads_logits = true, passes_gradient = true;
   index_t chosen = 0;  // labels of a sentence that have a weight; 0: all
   bool all_of_dw = true;
+  bool alike = false;  // one row of weights for all sentences: one row of e, one sum of de
 };
+/// The gradient of the table is made anew: all its rows are written, none is read.
 bench::figures figures_of(const shape& n, const needs& what) {
   const double s = double(n.s), k = double(n.k), c = double(n.c), chosen = what.chosen ? double(what.chosen) : k;
-  const double rows = std::min(k, s * chosen);  // of the table that are read, and written in its gradient
+  const double rows = std::min(k, what.alike ? chosen : s * chosen);  // of the table that are read forward
   const double backward = !what.passes_gradient ? 0 : what.all_of_dw ? k : chosen;
   const double read = what.passes_gradient && what.all_of_dw ? k : rows;
-  return {.flops = 2 * s * c * (2 * chosen + backward),
-          .bytes = 4 * ((what.reads_logits ? s * k : 0) + (what.passes_gradient ? s * k : 0) + 2 * s * c + (read + 2 * rows) * c)};
+  return {.flops = what.alike ? s * c + 2 * chosen * c : 2 * s * c * (2 * chosen + backward),
+          .bytes = 4 * ((what.reads_logits ? s * k : 0) + (what.passes_gradient ? s * k : 0) + 2 * s * c + (read + k) * c)};
 }
 
 /// `policy(operands)` is the mixing policy.
@@ -92,7 +101,7 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
   auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
   const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads);
   double loss = 0;
-  for (index_t i = 0; i < e.size(); ++i) loss += double(e.data[i]) * double(o.de[static_cast<std::size_t>(i)]);
+  for (index_t i = 0; i < e.size(); ++i) loss += double(e.data[i]) * double(o.de[i]);
   const double scores = dz ? squares(dz) : 0, table = squares(o.theta.grads.table);
   bench::figures f = figures_of(n, what);
   f.checks = {{"loss", loss}, {"norm", std::sqrt(scores + table)}, {"score_gradient", std::sqrt(scores)}, {"table_gradient", std::sqrt(table)}};
@@ -139,8 +148,8 @@ int main(int argc, char** argv) {
     add("straight_through", threads, {.chosen = 1}, [](const operands&) { return straight_through{}; });
     add("hard", threads, {.passes_gradient = false, .chosen = 1}, [](const operands&) { return hard{}; });
     add("sampled", threads, {.passes_gradient = false, .chosen = 1}, [](const operands&) { return sampled{}; });
-    add("uniform", threads, {.reads_logits = false, .passes_gradient = false}, [](const operands&) { return uniform{}; });
-    add("fixed", threads, row_of_a_label, [](const operands&) { return fixed{3}; });
+    add("uniform", threads, {.reads_logits = false, .passes_gradient = false, .alike = true}, [](const operands&) { return uniform{}; });
+    add("fixed", threads, {.reads_logits = false, .passes_gradient = false, .chosen = 1, .alike = true}, [](const operands&) { return fixed{3}; });
     add("oracle", threads, row_of_a_label, [](const operands& o) { return oracle<B>{{o.label.data(), o.label.size()}}; });
     for (const shape& n : shapes()) bench::add("products/" + n.name, [=](benchmark::State& state) { products(state, threads, n); });
   });
