@@ -123,7 +123,7 @@ expect_entry(refused 0 reason "^loss is 2 here and 2.0004 there: not the same co
 expect_entry(refused 1 against "^compiled$")
 expect_entry(refused 2 reason "loss is nan here")
 expect_entry(refused 3 reason "theirs says no norm")
-expect_text("REFUSED: stand/wrong/N1 against eager: loss is 2 here")
+expect_text("REFUSED: stand/wrong/N1 against eager, stand/wrong/N1 against compiled: loss is 2 here")
 
 # --- what fails is left out with its reason, and the rest goes on ----------------------------------------------------------
 bench(1 "{\"case\": \"stand/dying/N1\", \"against\": [\"eager\"]}, {\"case\": \"stand/strange/N1\", \"against\": [\"eager\"]}, {\"case\": \"stand/crash/N1\"},
