@@ -1,22 +1,23 @@
 /// Losses with their gradients: modified sub-trajectory balance, trajectory balance and VarGrad of a language model's policy; lists of
 /// preferences; weighted tokens.
 ///
-///     bench_losses [--threads=N] [--benchmark_filter=...]
+///     bench_losses [--threads=N] [--benchmark_filter='sub_trajectory_balance/T512']
 ///
-/// Arguments of the first three are batch, length: every row has `length` actions, so no padding is skipped. Inputs are the hashed arrays of
-/// bench/peers/sub_trajectory_balance.py, which does the same work in PyTorch; the counters `loss` and `gradient` (its Euclidean norm)
-/// have to agree with what that prints. The bars: batch 64 x 512 in a twentieth of PyTorch's time; time growing with at most the 1.15th
-/// power of the length from 64 to 4096.
+/// | case | what |
+/// | --- | --- |
+/// | sub_trajectory_balance, sub_trajectory_balance_anchored, trajectory_balance, vargrad / T... | 64 trajectories of T actions, no padding |
+/// | listwise_average, listwise_soft_min / L32x5 | 32 lists of 5 generations of 4 to 128 tokens, from token logits to their gradient |
+/// | token_objective / V8192, V50257 | sum of w nll - h H from hidden states and table to the gradients of both; 2048 x 256, 512 x 768 rows |
 ///
-/// listwise_preference: arguments are lists, places in each; generations of 4 to 128 tokens, from token logits to their gradient.
-/// token_objective: arguments are rows, width, vocabulary; sum of w nll - h H from hidden states and table to the gradients of both.
-/// Their peer is bench/peers/preference.py, which compares `loss`, `gradient` and `table_gradient` with its own.
-#include <algorithm>
-#include <benchmark/benchmark.h>
-#include <cmath>
+/// Inputs are the hashed arrays of bench/peers/README.md; bench/peers/losses.py does the same work. Checks: `loss`; `gradient`, the Euclidean
+/// norm of the gradient of actions, logits or hidden states; `table_gradient`. FLOP are those of the sums that the gradient is made of (a
+/// product's where there is one), an exponential or logarithm counted as one. The time of sub-trajectory balance has to grow with at most the
+/// 1.15th power of the length from 8 to 4096.
+#include "work.hpp"
+
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
+#include <string>
+#include <type_traits>
 #include <vector>
 #include <planlm/cpu.hpp>
 #include <planlm/objectives/listwise_preference.hpp>
@@ -29,81 +30,55 @@ namespace {
 using namespace planlm;
 using B = cpu<float>;
 
-int threads = 2;
+using bench::hash, bench::hashed;
 
-std::uint32_t hash(std::uint32_t i, std::uint32_t number) {
-  std::uint32_t h = i * 2654435761u + (number + 1) * 2246822519u;
-  h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
-  return h;
-}
-std::vector<float> hashed(index_t count, std::uint32_t number, double scale, double offset) {
-  std::vector<float> v(static_cast<std::size_t>(count));
-  for (std::uint32_t i = 0; i < v.size(); ++i)
-    v[i] = static_cast<float>(offset + (double(hash(i, number)) / 4294967296.0 - 0.5) * scale);
-  return v;
-}
-double norm(const std::vector<float>& v) {
-  double sum = 0;
-  for (const float g : v) sum += double(g) * double(g);
-  return std::sqrt(sum);
-}
-
+/// 64 trajectories of `length` actions each.
 struct rollouts {
-  context<B> cx{B::queue{threads}};
-  index_t rows, length;
+  static constexpr index_t rows = 64;
+  index_t length;
   std::vector<float> taken, stop, reward, flow{3.5f};
   std::vector<int> lengths;
-  rollouts(index_t b, index_t n)
-      : rows(b), length(n), taken(hashed(b * n, 1200, 8, -4)), stop(hashed(b * (n + 1), 1201, 8, -4)),
-        reward(hashed(b * (n + 1), 1202, 20, -20)), lengths(static_cast<std::size_t>(b), static_cast<int>(n)) {}
+  explicit rollouts(index_t n)
+      : length(n), taken(hashed(rows * n, 1200, 8, -4)), stop(hashed(rows * (n + 1), 1201, 8, -4)), reward(hashed(rows * (n + 1), 1202, 20, -20)),
+        lengths(static_cast<std::size_t>(rows), static_cast<int>(n)) {}
   policy_terms<B> terms() const {
-    return {{taken.data(), rows, length}, {stop.data(), rows, length + 1}, {reward.data(), rows, length + 1}, {lengths.data(), rows}};
+    return {{taken.data(), rows, length}, {stop.data(), rows, length + 1}, {reward.data(), rows, length + 1}, {lengths.data(), lengths.size()}};
   }
-  const_accum_tensor<B> log_z() const { return {flow.data(), 1}; }
 };
 
+/// An action costs `flops`; `arrays` of one number an action are read and written.
 template <class Loss>
-void measure(benchmark::State& state, const Loss& loss) {
-  rollouts o(state.range(0), state.range(1));
-  for (auto _ : state) {
-    auto scope = o.cx.scope();
-    benchmark::DoNotOptimize(loss(o.cx, o.terms(), o.log_z()).dtaken.data);
+struct of_rollouts final : bench::work {
+  context<B> cx;
+  rollouts data;
+  Loss loss;
+  double flops, arrays;
+
+  of_rollouts(int threads, const Loss& with, index_t length, double flops_of_an_action, double arrays_touched)
+      : cx(B::queue{threads}), data(length), loss(with), flops(flops_of_an_action), arrays(arrays_touched) {
+    gradients_made = double((data.taken.size() + data.stop.size()) * sizeof(float));
   }
-  auto scope = o.cx.scope();
-  const auto l = loss(o.cx, o.terms(), o.log_z());
-  state.counters["loss"] = double(o.cx.read_one(l.total));
-  state.counters["gradient"] = norm(o.cx.read(l.dtaken));
-  state.counters["actions/s"] = benchmark::Counter(double(o.rows * o.length), benchmark::Counter::kIsIterationInvariantRate);
-}
-
-void sub_trajectory_balance(benchmark::State& state) {
-  measure(state, modified_sub_trajectory_balance{1, root_anchor::stop_probability});
-}
-void sub_trajectory_balance_anchored(benchmark::State& state) {
-  measure(state, modified_sub_trajectory_balance{1, root_anchor::batch_mean});
-}
-void trajectory_balance(benchmark::State& state) { measure(state, policy_trajectory_balance<>{}); }
-void vargrad(benchmark::State& state) { measure(state, policy_log_partition_variance{}); }
-
-void shapes(benchmark::internal::Benchmark* b) {
-  for (const std::int64_t length : {8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096}) b->Args({64, length});
-  b->UseRealTime()->Unit(benchmark::kMicrosecond);
-}
-BENCHMARK(sub_trajectory_balance)->Apply(shapes);
-BENCHMARK(sub_trajectory_balance_anchored)->Apply(shapes);
-BENCHMARK(trajectory_balance)->Apply(shapes);
-BENCHMARK(vargrad)->Apply(shapes);
+  void step(bench::figures* say) override {
+    auto scope = cx.scope();
+    const auto l = loss(cx, data.terms(), const_accum_tensor<B>{data.flow.data(), 1});
+    benchmark::DoNotOptimize(l.dtaken.data);
+    if (!say) return;
+    const double actions = double(data.taken.size());
+    *say = {.flops = flops * actions,
+            .bytes = 4 * arrays * actions,
+            .checks = {{"loss", double(cx.read_one(l.total))}, {"gradient", bench::norm(cx.read(l.dtaken))}}};
+  }
+};
 
 /// Element t of generation s is number 128 s + t of the array of logits, whatever the lengths.
 struct generations {
-  static constexpr index_t longest = 128;
-  context<B> cx{B::queue{threads}};
+  static constexpr index_t lists = 32, places = 5, longest = 128;
   std::vector<int> first, length, offsets;
   std::vector<float> z;
   std::vector<double> score;
-  generations(index_t lists, index_t places) {
+  generations() {
     const index_t count = lists * places;
-    const std::vector<float> all = hashed(count * longest, 1210, 4, 0), scores = hashed(count, 1212, 2, 0);
+    const std::vector<float> all = hashed(count * longest, 1210, 4), scores = hashed(count, 1212, 2);
     score.assign(scores.begin(), scores.end());
     for (index_t l = 0; l <= lists; ++l) offsets.push_back(static_cast<int>(l * places));
     for (index_t s = 0; s < count; ++s) {
@@ -113,67 +88,82 @@ struct generations {
     }
   }
   view<const float, 1> logits() const { return {z.data(), z.size()}; }
-  preference_lists<B> lists() const {
+  preference_lists<B> ordered() const {
     return {{first.data(), first.size()}, {length.data(), length.size()}, {offsets.data(), offsets.size()}, {score.data(), score.size()}};
   }
 };
 
 template <class Aggregation>
-void listwise(benchmark::State& state, const Aggregation& aggregate) {
-  generations o(state.range(0), state.range(1));
-  const listwise_preference<soft_clipped_reward, Aggregation> loss{{}, aggregate};
-  for (auto _ : state) {
-    auto scope = o.cx.scope();
-    benchmark::DoNotOptimize(loss(o.cx, o.logits(), o.lists()).dz.data);
-  }
-  auto scope = o.cx.scope();
-  const auto l = loss(o.cx, o.logits(), o.lists());
-  state.counters["loss"] = double(o.cx.read_one(l.total));
-  state.counters["gradient"] = norm(o.cx.read(l.dz));
-  state.counters["tokens/s"] = benchmark::Counter(double(o.z.size()), benchmark::Counter::kIsIterationInvariantRate);
-}
-void listwise_preference_average(benchmark::State& state) { listwise(state, aggregation::average{}); }
-void listwise_preference_soft_min(benchmark::State& state) { listwise(state, aggregation::soft_min{}); }
-BENCHMARK(listwise_preference_average)->Args({32, 5})->UseRealTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK(listwise_preference_soft_min)->Args({32, 5})->UseRealTime()->Unit(benchmark::kMicrosecond);
+struct listwise final : bench::work {
+  context<B> cx;
+  generations data;
+  listwise_preference<soft_clipped_reward, Aggregation> loss;
 
-void token_objective(benchmark::State& state) {
-  const index_t rows = state.range(0), width = state.range(1), vocabulary = state.range(2);
-  context<B> cx{B::queue{threads}};
-  const std::vector<float> hidden = hashed(rows * width, 1220, 2, 0), table = hashed(vocabulary * width, 1221, 0.5, 0);
-  std::vector<float> likelihood = hashed(rows, 1222, 1, 0.7), entropy = hashed(rows, 1223, 0.1, 0.125);
-  std::vector<int> token(static_cast<std::size_t>(rows));
-  for (std::uint32_t r = 0; r < token.size(); ++r) {
-    token[r] = static_cast<int>(hash(r, 1224) % static_cast<std::uint32_t>(vocabulary));
-    likelihood[r] /= float(rows), entropy[r] /= float(rows);
+  listwise(int threads, const Aggregation& aggregate) : cx(B::queue{threads}), loss{{}, aggregate} {
+    gradients_made = double(data.z.size() * sizeof(float));
   }
-  std::vector<float> dtable(table.size());
-  const auto run = [&] {
-    return ops::linear_token_objective<B>(cx, {hidden.data(), rows, width}, {table.data(), vocabulary, width}, {token.data(), rows},
-                                          {.likelihood = {likelihood.data(), rows}, .entropy = {entropy.data(), rows}},
-                                          {dtable.data(), vocabulary, width});
-  };
-  for (auto _ : state) {
+  void step(bench::figures* say) override {
     auto scope = cx.scope();
-    benchmark::DoNotOptimize(run().gradient.data);
+    const auto l = loss(cx, data.logits(), data.ordered());
+    benchmark::DoNotOptimize(l.dz.data);
+    if (!say) return;
+    // A token: two softplus and their slopes, its part of the sum, its gradient.
+    const double tokens = double(data.z.size());
+    *say = {.flops = 12 * tokens,
+            .bytes = 4 * 2 * tokens,
+            .checks = {{"loss", double(cx.read_one(l.total))}, {"gradient", bench::norm(cx.read(l.dz))}}};
   }
-  std::fill(dtable.begin(), dtable.end(), 0.f);
-  auto scope = cx.scope();
-  const auto l = run();
-  state.counters["loss"] = double(cx.read_one(l.total));
-  state.counters["gradient"] = norm(cx.read(l.gradient));
-  state.counters["table_gradient"] = norm(dtable);
-  state.counters["arena_bytes"] = double(cx.memory().peak_bytes());
-  state.counters["FLOP/s"] = benchmark::Counter(6.0 * double(rows) * double(width) * double(vocabulary),
-                                                benchmark::Counter::kIsIterationInvariantRate);
-}
-BENCHMARK(token_objective)->Args({2048, 256, 8192})->Args({512, 768, 50257})->UseRealTime()->Unit(benchmark::kMillisecond);
+};
+
+struct token_objective final : bench::work {
+  context<B> cx;
+  index_t rows, width, vocabulary;
+  std::vector<float> hidden, table, likelihood, entropy, dtable;
+  std::vector<int> token;
+
+  token_objective(int threads, index_t n, index_t c, index_t v)
+      : cx(B::queue{threads}), rows(n), width(c), vocabulary(v), hidden(hashed(n * c, 1220, 2)), table(hashed(v * c, 1221, 0.5)),
+        likelihood(hashed(n, 1222, 1, 0.7)), entropy(hashed(n, 1223, 0.1, 0.125)), dtable(table.size(), 1.f) {
+    for (std::uint32_t r = 0; r < likelihood.size(); ++r) {
+      token.push_back(static_cast<int>(hash(r, 1224) % static_cast<std::uint32_t>(v)));
+      likelihood[r] /= float(n), entropy[r] /= float(n);
+    }
+    gradients_made = double(hidden.size() * sizeof(float));
+  }
+  void step(bench::figures* say) override {
+    auto scope = cx.scope();
+    const tensor<B> dt{dtable.data(), vocabulary, width};
+    B::zero(cx.queue(), dt.data, dtable.size() * sizeof(float));
+    const auto l = ops::linear_token_objective<B>(cx, {hidden.data(), rows, width}, {table.data(), vocabulary, width}, {token.data(), token.size()},
+                                                  {.likelihood = {likelihood.data(), rows}, .entropy = {entropy.data(), rows}}, dt);
+    benchmark::DoNotOptimize(l.gradient.data);
+    if (!say) return;
+    const double n = double(rows), c = double(width), v = double(vocabulary);
+    *say = {.flops = 6 * n * c * v,
+            .bytes = 4 * (2 * n * c + 3 * v * c),
+            .checks = {{"loss", double(cx.read_one(l.total))}, {"gradient", bench::norm(cx.read(l.gradient))}, {"table_gradient", bench::norm(dtable)}}};
+  }
+};
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  for (int i = 1; i < argc; ++i)
-    if (std::strncmp(argv[i], "--threads=", 10) == 0) threads = std::atoi(argv[i] + 10);
-  benchmark::RunSpecifiedBenchmarks();
+  return bench::run(argc, argv, [](int threads) {
+    bench::works all(threads);
+    for (const index_t length : {8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096}) {
+      // Sub-trajectories: a residual, its place in four running sums forth and back, two gradients; reads three arrays, writes two. The others
+      // read the actions and the last stop, and write one number everywhere.
+      const auto add = [&](const char* name, const auto& loss, double flops, double arrays) {
+        all.add<of_rollouts<std::decay_t<decltype(loss)>>>(name + ("/T" + std::to_string(length)), loss, length, flops, arrays);
+      };
+      add("sub_trajectory_balance", modified_sub_trajectory_balance{1, root_anchor::stop_probability}, 16, 5);
+      add("sub_trajectory_balance_anchored", modified_sub_trajectory_balance{1, root_anchor::batch_mean}, 16, 5);
+      add("trajectory_balance", policy_trajectory_balance<>{}, 1, 3);
+      add("vargrad", policy_log_partition_variance{}, 1, 3);
+    }
+    all.add<listwise<aggregation::average>>("listwise_average/L32x5", aggregation::average{});
+    all.add<listwise<aggregation::soft_min>>("listwise_soft_min/L32x5", aggregation::soft_min{});
+    all.add<token_objective>("token_objective/V8192", index_t{2048}, index_t{256}, index_t{8192});
+    all.add<token_objective>("token_objective/V50257", index_t{512}, index_t{768}, index_t{50257});
+  });
 }
