@@ -184,6 +184,53 @@ if(NOT status EQUAL 0 OR NOT page MATCHES "Left out:\n\n- everything: there is n
   fail("without PyTorch: status ${status}, the page is\n${page}")
 endif()
 
+# What is not whole stays in build/bench/ and leaves docs/ as it is: no time, Ctrl-C.
+file(READ ${WORK}/root/docs/benchmarks.json before)
+foreach(cases "stand/memory/N1" "stand/steady/N1\"}, {\"case\": \"stand/slow/N1")
+  set(minutes 60)
+  if(cases STREQUAL "stand/memory/N1")
+    set(minutes 0.00001)
+  endif()
+  file(REMOVE_RECURSE ${WORK}/turns)
+  file(MAKE_DIRECTORY ${WORK}/turns)
+  file(WRITE ${WORK}/cases.json "{\"cases\": [{\"case\": \"${cases}\"}]}")
+  execute_process(COMMAND ${WORK}/root/scripts/bench --build ${WORK}/build --peers ${STAND_INS} --python python3 --case-file ${WORK}/cases.json
+                          --threads 1 --seconds 0.01 --minutes ${minutes} OUTPUT_VARIABLE printed ERROR_VARIABLE printed)
+  expect_text("results in [^\n]*/root/build/bench/benchmarks.json")
+  file(READ ${WORK}/root/docs/benchmarks.json after)
+  if(NOT before STREQUAL after)
+    fail("docs/benchmarks.json was replaced by a part")
+  endif()
+endforeach()
+
+# --- where nothing can be written, or what is to be mended is broken: said at once --------------------------------------------
+# at_once(PATTERN ARGUMENT...)
+function(at_once pattern)
+  execute_process(COMMAND ${SCRIPTS}/bench ${again} ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE printed ERROR_VARIABLE printed)
+  if(NOT status EQUAL 2 OR NOT printed MATCHES "^scripts/bench: [^\n]*${pattern}[^\n]*\n$")
+    fail("expected '${pattern}', status 2; got ${status}")
+  endif()
+endfunction()
+file(MAKE_DIRECTORY ${WORK}/folder.json)
+at_once("folder.json: it cannot be written, it is a folder" --out ${WORK}/folder.json)
+at_once("cases.json/out.json: it cannot be written, " --out ${WORK}/cases.json/out.json)
+at_once("nothing.json: No such file or directory" --update ${WORK}/nothing.json)
+foreach(broken "{" "[1]" "{\"cases\": []}" "{\"machine\": {\"processor\": 1, \"threads\": 1}, \"versions\": {\"compiler\": 1, \"torch\": 1}, \"cases\": []}")
+  file(WRITE ${WORK}/broken.json "${broken}")
+  at_once("broken.json: this is no earlier result of scripts/bench, " --update ${WORK}/broken.json)
+endforeach()
+at_once("--minutes have to be above 0" --minutes 0)
+
+# --- the time is shared by weight, and what others leave of theirs goes to cases without a turn ----------------------------------
+# lazy takes .6 s for a first turn and has 3 % of 6 s: by its share alone the second case would not begin.
+bench(0 "{\"case\": \"stand/lazy/N1\", \"weight\": 0.01, \"against\": []}, {\"case\": \"stand/lazy/N2\", \"weight\": 0.01, \"against\": []},
+         {\"case\": \"stand/lazy/N3\", \"weight\": 0.01, \"against\": []}, {\"case\": \"stand/steady/N1\", \"peer\": \"other\", \"against\": []}" --minutes 0.1 --turns 2)
+foreach(size N1 N2 N3)
+  expect_row(stand/lazy/${size} " time" ours 2)
+endforeach()
+expect_row(stand/steady/N1 " time" turns 2)
+expect_text("bench_stand: 3 cases, 0.0 minutes.*bench_stand: 3 cases again, ")
+
 # --- broken lists of cases: one line each, nothing written -------------------------------------------------------------------
 file(REMOVE ${WORK}/out/benchmarks.json)
 function(refused_list cases pattern)
