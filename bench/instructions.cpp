@@ -50,18 +50,22 @@ int count(const char* name, const std::function<double()>& work) {
   return std::isfinite(result) ? 0 : 1;
 }
 
-/// Sentences, labels, width: 48, 64, 64; softmax, e = w E and their pullback.
-int mixing(const char* name) {
+/// Sentences, labels, width: 48, 64, 64; weights, e = w E and their pullback.
+template <class Policy>
+int mixing_by(const char* name, const Policy& policy) {
   context<B> cx{B::queue{1}};
   const label_mixture<B> layer{64, 64};
   const parameters<label_mixture<B>> theta(cx, layer, philox{1});
   const std::vector<float> z = normal(48 * 64, 2), de = normal(48 * 64, 3);
   return count(name, [&] {
     auto scope = cx.scope();
-    auto [e, pullback] = layer(cx, theta.weights, const_tensor<B>{z.data(), 48, 64});
+    auto [e, pullback] = layer(cx, theta.weights, const_tensor<B>{z.data(), 48, 64}, policy);
     return sum(cx, pullback(const_tensor<B>{de.data(), 48, 64}, theta.grads)) + sum(cx, e);
   });
 }
+
+int mixing(const char* name) { return mixing_by(name, mixture{}); }
+int mixing_top5(const char* name) { return mixing_by(name, top_k{5}); }
 
 /// One causal sequence of 96, four heads of 32: forward and pullback.
 int attention_of_heads(const char* name) {
@@ -173,6 +177,7 @@ int decoding(const char* name) {
 
 const std::vector<std::pair<const char*, int (*)(const char*)>> cases{
     {"mixing", mixing},
+    {"mixing_top5", mixing_top5},
     {"attention", attention_of_heads},
     {"linear_cross_entropy", linear_cross_entropy},
     {"sub_trajectory_balance", sub_trajectory_balance},
