@@ -1,9 +1,9 @@
 /// Label mixing on the CPU where few labels of a sentence have a weight: rows of the table instead of products.
 ///
 /// e_s = sum over j of w_sj E[label_sj]; pullback: dw_sj = <de_s, E[label_sj]>, dE[label_sj] += w_sj de_s.
-/// Columns are cut into strips, so that the rows of a strip stay in the second-level cache while they are visited in any order. The pullback
-/// visits pairs by label (a stable counting sort): a row of dE is summed in registers, sentences ascending, and written once, and what is
-/// loaded of de serves both sums. Strips depend on the number of columns alone, and so does every order of a sum.
+/// Forward, columns are cut into strips, so that the rows of a strip stay in the second-level cache while they are visited in any order. The
+/// pullback visits pairs by label (a stable counting sort): table and dE pass by once, in order, and what is loaded of de serves both sums.
+/// A label belongs to one task, its sentences ascend, and every order of a sum depends on the shapes and labels alone.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -156,49 +156,43 @@ Real sum_of_lanes(const Real* lane, int n) {
   return s[0];
 }
 
-/// Pairs of one label, in columns [0, n): dE_k += sum of w de_s, and dw = <de_s, E_k> of these columns. `table` and `dtable` may be null.
-template <class Real>
-void pull_strip(const int* pair, index_t count, index_t k, const Real* weight, const Real* table, const Real* de, index_t cols, index_t n,
-                Real* dw, Real* dtable) {
+/// P pairs of one label: dE_k += sum of w de_s, and dw = <de_s, E_k>. `table` and `dtable`, rows of them, may be null.
+template <int P, class Real>
+void pull_row(const int* pair, const int* row_of, const Real* weight, const Real* table, const Real* de, index_t cols, Real* dw,
+              Real* dtable) {
   using v = typename simd<Real>::type;
   constexpr int width = simd<Real>::width;
-  if (n == strip_columns<Real>) {
-    v sum[8] = {}, row[8] = {};
-    if (table)
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) row[i] = simd<Real>::load(table + i * width);
-    for (index_t p = 0; p < count; ++p) {
-      const Real* from = de + pair[p] / k * cols;
-      const Real w = weight[pair[p]];
-      v dot[2] = {};
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        const v d = simd<Real>::load(from + i * width);
-        sum[i] += w * d;
-        dot[i % 2] += row[i] * d;
+  const Real* from[P];
+  Real w[P], dot[P] = {};
+  for (int p = 0; p < P; ++p) from[p] = de + row_of[p] * cols, w[p] = weight[pair[p]];
+  const index_t full = cols - cols % (2 * width);
+  v dots[P][2] = {};
+  for (index_t c = 0; c < full; c += 2 * width)
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) {
+      const index_t at = c + u * width;
+      const v row = table ? simd<Real>::load(table + at) : v{};
+      v sum = dtable ? simd<Real>::load(dtable + at) : v{};
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        const v d = simd<Real>::load(from[p] + at);
+        sum += w[p] * d;
+        dots[p][u] += row * d;
       }
-      if (!table) continue;
-      Real lane[width];
-      simd<Real>::store(lane, dot[0] + dot[1]);
-      dw[pair[p]] = sum_of_lanes(lane, width);
+      if (dtable) simd<Real>::store(dtable + at, sum);
     }
-    if (dtable)
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) simd<Real>::store(dtable + i * width, simd<Real>::load(dtable + i * width) + sum[i]);
-    return;
+  for (index_t c = full; c < cols; ++c)
+    for (int p = 0; p < P; ++p) {
+      const Real d = from[p][c];
+      if (dtable) dtable[c] += w[p] * d;
+      if (table) dot[p] += table[c] * d;
+    }
+  if (!table) return;
+  for (int p = 0; p < P; ++p) {
+    Real lane[width];
+    simd<Real>::store(lane, dots[p][0] + dots[p][1]);
+    dw[pair[p]] = sum_of_lanes(lane, width) + dot[p];
   }
-  Real sum[strip_columns<Real>] = {};
-  for (index_t p = 0; p < count; ++p) {
-    const Real* from = de + pair[p] / k * cols;
-    const Real w = weight[pair[p]];
-    Real dot = 0;
-    for (index_t c = 0; c < n; ++c) sum[c] += w * from[c];
-    if (!table) continue;
-    for (index_t c = 0; c < n; ++c) dot += table[c] * from[c];
-    dw[pair[p]] = dot;
-  }
-  if (dtable)
-    for (index_t c = 0; c < n; ++c) dtable[c] += sum[c];
 }
 
 /// label, weight (rows, k), table (labels, cols) -> e (rows, cols).
@@ -225,30 +219,32 @@ void take_rows(Queue& q, index_t rows, const int* label, const Real* table, inde
 template <class Queue, class Real>
 void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t labels,
                       index_t cols, const Real* de, Real* dw, Real* dtable) {
-  constexpr index_t width = strip_columns<Real>;
-  const index_t strips = (cols + width - 1) / width, pairs = rows * k;
-  const auto ints = static_cast<std::size_t>((labels + 1 + pairs + 15) / 16 * 16);
-  auto* first = static_cast<int*>(q.scratch(0, ints * sizeof(int) + static_cast<std::size_t>(dw ? strips * pairs : 0) * sizeof(Real)));
-  int* pair = first + labels + 1;                            // by label, sentences ascending
-  Real* part = reinterpret_cast<Real*>(first + ints);        // (strips, pairs) of dw
+  const index_t pairs = rows * k;
+  auto* first = static_cast<int*>(q.scratch(0, static_cast<std::size_t>(labels + 1 + 2 * pairs) * sizeof(int)));
+  int* pair = first + labels + 1;  // by label, sentences ascending
+  int* row_of = pair + pairs;
   std::fill(first, first + labels + 1, 0);
   for (index_t p = 0; p < pairs; ++p) ++first[label[p] + 1];
   for (index_t l = 0; l < labels; ++l) first[l + 1] += first[l];
-  for (index_t p = 0; p < pairs; ++p) pair[first[label[p]]++] = static_cast<int>(p);  // first[l] becomes the end of l
-  const index_t parts = std::clamp<index_t>(pairs / 256, 1, q.threads());
-  q.pool().run(strips * parts, [&](index_t task, int) {
-    const index_t strip = task / parts, begin = strip * width, n = std::min(width, cols - begin), share = task % parts;
-    for (index_t l = labels * share / parts; l < labels * (share + 1) / parts; ++l) {
-      const index_t from = l > 0 ? first[l - 1] : 0, count = first[l] - from;
-      if (count > 0)
-        pull_strip(pair + from, count, k, weight, dw ? table + l * cols + begin : nullptr, de + begin, cols, n, part + strip * pairs,
-                   dtable ? dtable + l * cols + begin : nullptr);
+  for (index_t r = 0; r < rows; ++r)
+    for (index_t p = r * k; p < (r + 1) * k; ++p) {
+      const int at = first[label[p]]++;  // first[l] becomes the end of l
+      pair[at] = static_cast<int>(p), row_of[at] = static_cast<int>(r);
+    }
+  // A task has the labels that end in its share of the pairs.
+  const index_t tasks = std::clamp<index_t>(pairs / 64, 1, 8 * q.threads());
+  q.pool().run(tasks, [&](index_t task, int) {
+    const auto begin_of = [&](index_t t) {
+      return t < tasks ? std::upper_bound(first, first + labels, static_cast<int>(pairs * t / tasks)) - first : labels;
+    };
+    for (index_t l = task > 0 ? begin_of(task) : 0, end = begin_of(task + 1); l < end; ++l) {
+      const Real* row = dw ? table + l * cols : nullptr;
+      Real* to = dtable ? dtable + l * cols : nullptr;
+      index_t p = l > 0 ? first[l - 1] : 0;
+      for (; p + 2 <= first[l]; p += 2) pull_row<2>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+      if (p < first[l]) pull_row<1>(pair + p, row_of + p, weight, row, de, cols, dw, to);
     }
   });
-  if (!dw) return;
-  std::copy_n(part, pairs, dw);
-  for (index_t strip = 1; strip < strips; ++strip)
-    for (index_t p = 0; p < pairs; ++p) dw[p] += part[strip * pairs + p];
 }
 
 /// Every row of e is row[c] = sum over labels of w table, in blocks of 256 as products sum.
