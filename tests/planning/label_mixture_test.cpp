@@ -396,6 +396,8 @@ void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int 
   std::vector<int> label;
   for (index_t r = 0; r < s; ++r) label.push_back(static_cast<int>((r * 5 + 3) % k));
   check(oracle<cpu<R>>{{label.data(), label.size()}});
+  label[static_cast<std::size_t>(s / 2)] = -1;  // a sentence without a label: no row, no gradient
+  check(oracle<cpu<R>>{{label.data(), label.size()}});
 }
 
 }  // namespace

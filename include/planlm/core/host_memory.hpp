@@ -6,7 +6,14 @@
 #pragma once
 #include <cstddef>
 #include <new>
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__)
+#define PLANLM_CHECKS_ADDRESSES 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define PLANLM_CHECKS_ADDRESSES 1
+#endif
+#endif
+#if defined(__linux__) && !defined(PLANLM_CHECKS_ADDRESSES)
 #define PLANLM_MAPS_MEMORY 1
 #include <sys/mman.h>
 #include <cstdint>

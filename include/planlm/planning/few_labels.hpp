@@ -12,7 +12,8 @@
 
 namespace planlm {
 
-/// w(s, label(s, j)) = weight(s, j), zero elsewhere; without weights all of them are 1. The labels of a sentence are different ones.
+/// w(s, label(s, j)) = weight(s, j), zero elsewhere. The labels of a sentence are different ones. Without weights there is one label a sentence,
+/// k = 1, of weight 1, and no pullback that asks for few_gradients; a label below 0 is none, whose e is a row of zeros.
 template <Backend B>
 struct few_labels {
   view<const int, 2, typename B::space> label;  // (S, k)

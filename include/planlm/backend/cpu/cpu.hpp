@@ -62,6 +62,7 @@ struct cpu {
         if (bytes > bytes_) {
           if (data_) host_allocator::deallocate(data_, bytes_);
           data_ = nullptr;
+          bytes_ = 0;  // stands if the next line throws
           data_ = host_allocator::allocate(bytes);
           bytes_ = bytes;
         }

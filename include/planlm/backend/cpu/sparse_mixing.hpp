@@ -61,7 +61,21 @@ void take_largest_of(const Real* x, index_t n, index_t k, int* label, Real* valu
       }
   };
   const index_t full = n - n % chunk;
-  for (index_t c = 0; c < full; c += chunk) take_chunk(c, top);
+  // The maxima of a chunk are kept for the second look, and are chains of their own meanwhile: one chain through all of a row would wait.
+  constexpr index_t kept_chunks = 32;
+  v kept[kept_chunks * registers];
+  const auto maxima_of = [&](index_t c, v (&m)[registers]) {
+    for (int r = 0; r < registers; ++r) m[r] = lowest;
+    take_chunk(c, m);
+  };
+  for (index_t c = 0; c < full; c += chunk) {
+    v m[registers];
+    maxima_of(c, m);
+    for (int r = 0; r < registers; ++r) {
+      if (c / chunk < kept_chunks) kept[c / chunk * registers + r] = m[r];
+      top[r] = m[r] > top[r] ? m[r] : top[r];
+    }
+  }
   Real most[Lanes];
   for (int r = 0; r < registers; ++r) simd<Real>::store(most + r * width, top[r]);
   for (index_t i = full; i < n; ++i) {
@@ -92,8 +106,11 @@ void take_largest_of(const Real* x, index_t n, index_t k, int* label, Real* valu
   };
   for (index_t c = 0; c < full; c += chunk) {
     v m[registers];
-    for (int r = 0; r < registers; ++r) m[r] = lowest;
-    take_chunk(c, m);
+    if (c / chunk < kept_chunks) {
+      for (int r = 0; r < registers; ++r) m[r] = kept[c / chunk * registers + r];
+    } else {
+      maxima_of(c, m);
+    }
     for (int r = 0; r < registers; ++r) {
       alignas(8) char reached[width];
       if (!lanes_that_reach(m[r], bound, reached)) continue;
@@ -206,13 +223,15 @@ void mix_few(Queue& q, index_t rows, index_t k, const int* label, const Real* we
       mix_strip(label + s * k, weight + s * k, k, table + begin, cols, n, e + s * cols + begin);
   });
 }
-/// One label of weight 1 a row.
+/// One label of weight 1 a row; below 0: none.
 template <class Queue, class Real>
 void take_rows(Queue& q, index_t rows, const int* label, const Real* table, index_t cols, Real* e) {
   const index_t groups = std::min<index_t>(rows, 4 * q.threads());
   q.pool().run(groups, [&](index_t group, int) {
+    const auto bytes = static_cast<std::size_t>(cols) * sizeof(Real);
     for (index_t r = rows * group / groups; r < rows * (group + 1) / groups; ++r)
-      std::memcpy(e + r * cols, table + static_cast<index_t>(label[r]) * cols, static_cast<std::size_t>(cols) * sizeof(Real));
+      if (label[r] < 0) std::memset(e + r * cols, 0, bytes);
+      else std::memcpy(e + r * cols, table + static_cast<index_t>(label[r]) * cols, bytes);
   });
 }
 /// dw (rows, k) =, dtable (labels, cols) +=; either may be null.
