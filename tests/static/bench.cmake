@@ -169,23 +169,23 @@ if(count)
 endif()
 
 # --- no PyTorch and no network: said, and ours is measured alone -------------------------------------------------------------
-file(COPY ${SCRIPTS}/bench ${SCRIPTS}/bench-page DESTINATION ${WORK}/root/scripts)
-file(WRITE ${WORK}/root/bench/peers/make-venv "#!/bin/sh\necho pip: no network\nexit 1\n")
-file(CHMOD ${WORK}/root/bench/peers/make-venv PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+file(COPY ${SCRIPTS}/bench ${SCRIPTS}/bench-page DESTINATION ${WORK}/checkout/scripts)
+file(WRITE ${WORK}/checkout/bench/peers/make-venv "#!/bin/sh\necho pip: no network\nexit 1\n")
+file(CHMOD ${WORK}/checkout/bench/peers/make-venv PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
 file(WRITE ${WORK}/cases.json "{\"cases\": [{\"case\": \"stand/memory/N1\"}]}")
-execute_process(COMMAND ${WORK}/root/scripts/bench --build ${WORK}/build --case-file ${WORK}/cases.json --threads 1 --seconds 0.01
+execute_process(COMMAND ${WORK}/checkout/scripts/bench --build ${WORK}/build --case-file ${WORK}/cases.json --threads 1 --seconds 0.01
                 RESULT_VARIABLE status OUTPUT_VARIABLE printed ERROR_VARIABLE printed)
 expect_text("left out: everything of PyTorch; there is no PyTorch here, and bench/peers/make-venv could not get it: pip: no network")
-file(READ ${WORK}/root/docs/benchmarks.json result)  # the default, for all cases
+file(READ ${WORK}/checkout/docs/benchmarks.json result)  # the default, for all cases
 expect_row(stand/memory/N1 " time" ours 2)
 expect_entry(left_out 0 case "^[*]$")
-file(READ ${WORK}/root/docs/benchmarks.md page)
+file(READ ${WORK}/checkout/docs/benchmarks.md page)
 if(NOT status EQUAL 0 OR NOT page MATCHES "Left out:\n\n- everything: there is no PyTorch here")
   fail("without PyTorch: status ${status}, the page is\n${page}")
 endif()
 
 # What is not whole stays in build/bench/ and leaves docs/ as it is: no time, Ctrl-C.
-file(READ ${WORK}/root/docs/benchmarks.json before)
+file(READ ${WORK}/checkout/docs/benchmarks.json before)
 foreach(cases "stand/memory/N1" "stand/steady/N1\"}, {\"case\": \"stand/slow/N1")
   set(minutes 60)
   if(cases STREQUAL "stand/memory/N1")
@@ -194,10 +194,10 @@ foreach(cases "stand/memory/N1" "stand/steady/N1\"}, {\"case\": \"stand/slow/N1"
   file(REMOVE_RECURSE ${WORK}/turns)
   file(MAKE_DIRECTORY ${WORK}/turns)
   file(WRITE ${WORK}/cases.json "{\"cases\": [{\"case\": \"${cases}\"}]}")
-  execute_process(COMMAND ${WORK}/root/scripts/bench --build ${WORK}/build --peers ${STAND_INS} --python python3 --case-file ${WORK}/cases.json
+  execute_process(COMMAND ${WORK}/checkout/scripts/bench --build ${WORK}/build --peers ${STAND_INS} --python python3 --case-file ${WORK}/cases.json
                           --threads 1 --seconds 0.01 --minutes ${minutes} OUTPUT_VARIABLE printed ERROR_VARIABLE printed)
-  expect_text("results in [^\n]*/root/build/bench/benchmarks.json")
-  file(READ ${WORK}/root/docs/benchmarks.json after)
+  expect_text("results in [^\n]*/checkout/build/bench/benchmarks.json")
+  file(READ ${WORK}/checkout/docs/benchmarks.json after)
   if(NOT before STREQUAL after)
     fail("docs/benchmarks.json was replaced by a part")
   endif()
