@@ -33,6 +33,8 @@
 #include <planlm/ops/cross_entropy.hpp>
 #include <planlm/ops/token_objective.hpp>
 #include <planlm/planning/context_gate.hpp>
+#include <planlm/planning/few_labels.hpp>
+#include <planlm/planning/gumbel_noise.hpp>
 #include <planlm/planning/label_adapter.hpp>
 #include <planlm/planning/label_mixture.hpp>
 #include <planlm/planning/look_ahead.hpp>

@@ -1,6 +1,7 @@
 #include <planlm/core/arena.hpp>
 
 #include <cstdint>
+#include <new>
 #include <string>
 
 #include "../catch.hpp"
@@ -22,6 +23,15 @@ struct counting_allocator {
     held -= bytes;
     host_allocator::deallocate(p, bytes);
   }
+};
+
+/// Gives blocks of a megabyte, never a larger one.
+struct crumbling_allocator {
+  static void* allocate(std::size_t bytes) {
+    if (bytes > megabyte) throw std::bad_alloc{};
+    return host_allocator::allocate(bytes);
+  }
+  static void deallocate(void* p, std::size_t bytes) { host_allocator::deallocate(p, bytes); }
 };
 
 }  // namespace
@@ -61,6 +71,22 @@ TEST_CASE("an arena grows by blocks, becomes one block when it is next empty, an
     CHECK(memory.allocations() == after_first);
   }
   CHECK(counting_allocator::held == 0);
+}
+
+TEST_CASE("an arena that cannot become one block goes on block by block") {
+  arena<crumbling_allocator> memory;
+  const auto start = memory.mark();
+  const auto step = [&] {
+    memory.bump(megabyte), memory.bump(megabyte);
+    memory.rewind(start);  // ends a scope: must not throw
+  };
+  step();
+  const std::size_t after_first = memory.allocations();
+  CHECK(after_first == 2);
+  step();
+  CHECK(memory.allocations() == after_first + 2);
+  CHECK_THROWS_AS(memory.bump(2 * megabyte), std::bad_alloc);
+  CHECK_NOTHROW(memory.bump(megabyte));
 }
 
 TEST_CASE("what is left free at the ends of blocks is not counted, and not asked for again") {

@@ -89,10 +89,14 @@ class arena {
     for (const block& b : blocks_) Allocator::deallocate(b.data, b.bytes);
     blocks_.clear();
   }
-  // Called when nothing is in use.
-  void unite() {
+  // Called when nothing is in use, and at the end of a scope, where nothing may be thrown: memory that cannot be had in one piece is asked for
+  // again, piece by piece, by the next bump, which reports.
+  void unite() noexcept {
     release();
-    add_block(rounded(peak_));
+    try {
+      add_block(rounded(peak_));
+    } catch (...) {
+    }
   }
 
   std::size_t limit_;

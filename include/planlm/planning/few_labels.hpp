@@ -8,7 +8,9 @@
 /// A policy without it is mixed by products of (S, K) weights.
 #pragma once
 #include <concepts>
+#include <type_traits>
 #include <planlm/backend/context.hpp>
+#include <planlm/core/math.hpp>
 
 namespace planlm {
 
@@ -65,6 +67,31 @@ struct spread_softmax_pullback {
     const T mean = team.template sum<T>(n, [=](index_t j) { return w[j] * d[j]; }), b = beta;
     team.sync();
     team.for_each(n, [=](index_t j) { to[at[j]] = b * w[j] * (d[j] - mean); });
+  }
+};
+/// Row r of w: logits, the largest first, become their softmax. Exponentials by whole vectors: in a loop over the few that are there they would
+/// be taken one by one, as those of double are anyway.
+template <class T>
+struct softmax_of_few {
+  T* w;
+  index_t k;
+  T beta;
+  template <class Team>
+  PLANLM_HD void operator()(const Team&, index_t r) const {
+    constexpr int block = 16;
+    T* to = w + r * k;
+    const T top = to[0];
+    T total = 0;
+    for (index_t from = 0; from < k; from += block) {
+      T e[block];
+      const index_t n = k - from < block ? k - from : block;
+      for (int i = 0; i < block; ++i) e[i] = top;
+      for (index_t i = 0; i < n; ++i) e[i] = to[from + i];
+      for (int i = 0; i < (std::is_same_v<T, float> ? block : static_cast<int>(n)); ++i) e[i] = math::exp(beta * (e[i] - top));
+      for (index_t i = 0; i < n; ++i) to[from + i] = e[i], total += e[i];
+    }
+    const T inverse = T(1) / total;
+    for (index_t i = 0; i < k; ++i) to[i] *= inverse;
   }
 };
 struct same_label {

@@ -222,7 +222,7 @@ struct top_k {
     const T beta = T(1 / temperature);
     auto label = cx.template make_of<int>(z.rows(), k);
     auto w = cx.make(z.rows(), k);
-    B::take_largest(cx.queue(), z, label, w, ops::kernel::softmax<T>{w.data, w.data, k, beta});
+    B::take_largest(cx.queue(), z, label, w, mixing_kernel::softmax_of_few<T>{w.data, k, beta});
     return vjp{few_labels<B>{label, w}, [&cx, label, w, beta, cols = z.cols()](few_gradients<B> g) {
                  auto dz = cx.make(w.rows(), cols);
                  B::for_rows(cx.queue(), w.rows(), mixing_kernel::spread_softmax_pullback<T>{label.data, w.data, g.dw.data, dz.data, cols, w.cols(), beta});

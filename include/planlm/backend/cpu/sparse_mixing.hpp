@@ -10,8 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <string>
+#include <type_traits>
 #include <planlm/backend/cpu/simd.hpp>
 #include <planlm/core/config.hpp>
+#include <planlm/core/error.hpp>
 
 namespace planlm::cpu_detail::inline PLANLM_CPU_ABI {
 
@@ -19,26 +23,35 @@ template <int Width>
 struct lane_flags {
   typedef signed char type __attribute__((vector_size(Width)));
 };
-/// Which lanes are at least `bound`; false where none is.
+/// flag[l] is not 0 where lane l is at least `bound`.
 template <class Real, class V>
-bool lanes_that_reach(V m, Real bound, char* reached) {
+void flag_lanes_that_reach(const V& m, Real bound, signed char* flag) {
   constexpr int width = simd<Real>::width;
 #if defined(__CUDACC__)
-  bool any = false;
-  for (int l = 0; l < width; ++l) any = (reached[l] = m[l] >= bound) || any;
-  return any;
+  for (int l = 0; l < width; ++l) flag[l] = m[l] >= bound ? -1 : 0;
 #else
   const auto flags = __builtin_convertvector(m >= bound, typename lane_flags<width>::type);
-  std::memcpy(reached, &flags, width);
-  constexpr int step = width < 8 ? width : 8;
-  std::uint64_t any = 0;
-  for (int b = 0; b < width; b += step) {
-    std::uint64_t some = 0;
-    std::memcpy(&some, reached + b, step);
-    any |= some;
-  }
-  return any != 0;
+  std::memcpy(flag, &flags, width);
 #endif
+}
+/// Flags are read by words of eight, or of all where there are fewer.
+template <int Count>
+std::uint64_t word_of_flags(const signed char* flag) {
+  std::uint64_t word = 0;
+  std::memcpy(&word, flag, Count < 8 ? Count : 8);
+  return word & 0x8080808080808080u;
+}
+template <int Count>
+bool any_flag(const signed char* flag) {
+  std::uint64_t some = 0;
+  for (int first = 0; first < Count; first += 8) some |= word_of_flags<Count>(flag + first);
+  return some != 0;
+}
+/// `visit(i)` for each i in [0, Count) that is flagged, ascending.
+template <int Count, class F>
+void for_each_flag(const signed char* flag, const F& visit) {
+  for (int first = 0; first < Count; first += 8)
+    for (std::uint64_t some = word_of_flags<Count>(flag + first); some; some &= some - 1) visit(first + __builtin_ctzll(some) / 8);
 }
 
 /// The k largest of n values, 1 <= k <= n, as (value descending, index ascending). NaNs come last; but one in the first place makes every
@@ -111,13 +124,13 @@ void take_largest_of(const Real* x, index_t n, index_t k, int* label, Real* valu
     } else {
       maxima_of(c, m);
     }
-    for (int r = 0; r < registers; ++r) {
-      alignas(8) char reached[width];
-      if (!lanes_that_reach(m[r], bound, reached)) continue;
-      for (int l = 0; l < width; ++l)
-        if (reached[l])
-          for (int u = 0; u < 4; ++u) offer(c + u * Lanes + r * width + l);
-    }
+    v any = m[0];
+    for (int r = 1; r < registers; ++r) any = m[r] > any ? m[r] : any;
+    alignas(8) signed char flag[chunk];
+    flag_lanes_that_reach(any, bound, flag);
+    if (!any_flag<width>(flag)) continue;
+    for (int u = 0; u < 4 * registers; ++u) flag_lanes_that_reach(simd<Real>::load(x + c + u * width), bound, flag + u * width);
+    for_each_flag<chunk>(flag, [&](int i) { offer(c + i); });
   }
   for (index_t i = full; i < n; ++i) offer(i);
   // What NaNs leave to be taken: any labels that are not taken yet, with nothing.
@@ -164,17 +177,20 @@ void mix_strip(const int* label, const Real* weight, index_t k, const Real* tabl
   }
 }
 
+/// The halves of a vector, added until one lane is left.
 template <class Real>
-Real sum_of_lanes(const Real* lane, int n) {
-  Real s[16] = {};
-  for (int l = 0; l < n; ++l) s[l] = lane[l];
-  for (int half = 8; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) s[l] += s[l + half];
-  return s[0];
+Real sum_of_lanes(const typename simd<Real>::type& x) {
+  Real lane[simd<Real>::width];
+  simd<Real>::store(lane, x);
+#pragma GCC unroll 4
+  for (int half = simd<Real>::width / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  return lane[0];
 }
 
-/// P pairs of one label: dE_k += sum of w de_s, and dw = <de_s, E_k>. `table` and `dtable`, rows of them, may be null.
-template <int P, class Real>
+/// P pairs of one label, `table` and `dtable` its rows: with Weights dE_k += sum of w de_s, with Table dw = <de_s, E_k>.
+template <int P, bool Weights, bool Table, class Real>
 void pull_row(const int* pair, const int* row_of, const Real* weight, const Real* table, const Real* de, index_t cols, Real* dw,
               Real* dtable) {
   using v = typename simd<Real>::type;
@@ -188,28 +204,25 @@ void pull_row(const int* pair, const int* row_of, const Real* weight, const Real
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
       const index_t at = c + u * width;
-      const v row = table ? simd<Real>::load(table + at) : v{};
-      v sum = dtable ? simd<Real>::load(dtable + at) : v{};
+      v row = {}, sum = {};
+      if constexpr (Weights) row = simd<Real>::load(table + at);
+      if constexpr (Table) sum = simd<Real>::load(dtable + at);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         const v d = simd<Real>::load(from[p] + at);
-        sum += w[p] * d;
-        dots[p][u] += row * d;
+        if constexpr (Table) sum += w[p] * d;
+        if constexpr (Weights) dots[p][u] += row * d;
       }
-      if (dtable) simd<Real>::store(dtable + at, sum);
+      if constexpr (Table) simd<Real>::store(dtable + at, sum);
     }
   for (index_t c = full; c < cols; ++c)
     for (int p = 0; p < P; ++p) {
       const Real d = from[p][c];
-      if (dtable) dtable[c] += w[p] * d;
-      if (table) dot[p] += table[c] * d;
+      if constexpr (Table) dtable[c] += w[p] * d;
+      if constexpr (Weights) dot[p] += table[c] * d;
     }
-  if (!table) return;
-  for (int p = 0; p < P; ++p) {
-    Real lane[width];
-    simd<Real>::store(lane, dots[p][0] + dots[p][1]);
-    dw[pair[p]] = sum_of_lanes(lane, width) + dot[p];
-  }
+  if constexpr (Weights)
+    for (int p = 0; p < P; ++p) dw[pair[p]] = sum_of_lanes<Real>(dots[p][0] + dots[p][1]) + dot[p];
 }
 
 /// label, weight (rows, k), table (labels, cols) -> e (rows, cols).
@@ -239,6 +252,9 @@ template <class Queue, class Real>
 void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t labels,
                       index_t cols, const Real* de, Real* dw, Real* dtable) {
   const index_t pairs = rows * k;
+  if (pairs > std::numeric_limits<int>::max())
+    throw shape_error("label mixing: " + std::to_string(rows) + " sentences with " + std::to_string(k) +
+                      " labels each are more than 2^31 pairs; mix fewer sentences at once");
   auto* first = static_cast<int*>(q.scratch(0, static_cast<std::size_t>(labels + 1 + 2 * pairs) * sizeof(int)));
   int* pair = first + labels + 1;  // by label, sentences ascending
   int* row_of = pair + pairs;
@@ -252,18 +268,24 @@ void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const
     }
   // A task has the labels that end in its share of the pairs.
   const index_t tasks = std::clamp<index_t>(pairs / 64, 1, 8 * q.threads());
-  q.pool().run(tasks, [&](index_t task, int) {
-    const auto begin_of = [&](index_t t) {
-      return t < tasks ? std::upper_bound(first, first + labels, static_cast<int>(pairs * t / tasks)) - first : labels;
-    };
-    for (index_t l = task > 0 ? begin_of(task) : 0, end = begin_of(task + 1); l < end; ++l) {
-      const Real* row = dw ? table + l * cols : nullptr;
-      Real* to = dtable ? dtable + l * cols : nullptr;
-      index_t p = l > 0 ? first[l - 1] : 0;
-      for (; p + 2 <= first[l]; p += 2) pull_row<2>(pair + p, row_of + p, weight, row, de, cols, dw, to);
-      if (p < first[l]) pull_row<1>(pair + p, row_of + p, weight, row, de, cols, dw, to);
-    }
-  });
+  const auto pull = [&](auto weights, auto rows_of_table) {
+    constexpr bool w = decltype(weights)::value, t = decltype(rows_of_table)::value;
+    q.pool().run(tasks, [&](index_t task, int) {
+      const auto begin_of = [&](index_t i) {
+        return i < tasks ? std::upper_bound(first, first + labels, static_cast<int>(pairs * i / tasks)) - first : labels;
+      };
+      for (index_t l = task > 0 ? begin_of(task) : 0, end = begin_of(task + 1); l < end; ++l) {
+        const Real* row = table + l * cols;
+        Real* to = t ? dtable + l * cols : nullptr;
+        index_t p = l > 0 ? first[l - 1] : 0;
+        for (; p + 2 <= first[l]; p += 2) pull_row<2, w, t>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+        if (p < first[l]) pull_row<1, w, t>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+      }
+    });
+  };
+  if (dw && dtable) pull(std::true_type{}, std::true_type{});
+  else if (dw) pull(std::true_type{}, std::false_type{});
+  else if (dtable) pull(std::false_type{}, std::true_type{});
 }
 
 /// Every row of e is row[c] = sum over labels of w table, in blocks of 256 as products sum.
