@@ -155,16 +155,19 @@ void add(int threads, index_t rows) {
   };
   bench::add("plain" + size, [=](benchmark::State& state) {
     rollouts g(threads, rows);
+    g.sample();
     for (auto _ : state) g.sample();
     count(state, figures_of(rows, false), g.checks());
   });
   bench::add("replay" + size, [=](benchmark::State& state) {
     rollouts g(threads, rows);
+    g.replay();
     for (auto _ : state) g.replay();
     count(state, figures_of(rows, false), g.checks());
   });
   bench::add("planned" + size, [=](benchmark::State& state) {
     planned_texts g(threads, rows);
+    g.generate({});
     for (auto _ : state) g.generate({});
     const sums likely = g.generate({.greedy = true});
     count(state, figures_of(rows, true), {{"loss", -likely.sum / double(likely.n)}, {"norm", std::sqrt(likely.squares)}});

@@ -96,7 +96,7 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
     benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads).data);
     benchmark::DoNotOptimize(e.data);
   };
-  // The peers' first two steps are not timed either: the first finds out how much memory a step takes, the second gets it in one piece.
+  // The peers' first two steps are not timed either.
   step(), step();
   for (auto _ : state) step();
   o.theta.zero_grads(o.cx);

@@ -3,9 +3,10 @@
 ///     bench_train_step [--threads=N] [--benchmark_filter='joint/2x128']
 ///     bench_train_step --preset 2x128 --threads 2 [--mode joint|full] [--keep activations|inputs] [--steps 20]
 ///
-/// Cases are MODE/PRESET, joint (the language model frozen), full (everything trained) or plain (the language model alone, all of it trained), of
-/// the sizes in bench/peers/README.md; those that end in _inputs keep only the inputs of blocks and run them again. Checks: `loss`, `loss2`, `loss3` before the first three steps at learning
-/// rate 1e-3, `norm`, the Euclidean norm of all gradients at the first; bench/peers/train_step.py does the same. The weights go on from step to step.
+/// Cases are MODE/PRESET, joint (the language model frozen), full (everything trained) or plain (the language model alone, all of it
+/// trained), of the sizes in bench/peers/README.md; those that end in _inputs keep only the inputs of blocks and run them again. Checks:
+/// `loss`, `loss2`, `loss3` before the first three steps at learning rate 1e-3, `norm`, the Euclidean norm of all gradients at the first;
+/// bench/peers/train_step.py does the same. The weights go on from step to step.
 /// FLOP are those that the model needs (step_flops), bytes those of weights, gradients and moments.
 ///
 /// The second form prints one line of JSON, as bench/peers/train_step.py does for PyTorch.

@@ -42,7 +42,7 @@ double sum(context<B>& cx, const_tensor<B> x) {
   return total;
 }
 
-/// Runs the case twice, the second time counted; says what came out, so that nothing can be left out unseen.
+/// Runs the case twice, the second time counted; says what came out, so that the compiler can leave out nothing that leads to it.
 int count(const char* name, const std::function<double()>& work) {
   double result = work();
   planlm_counted(work, result);

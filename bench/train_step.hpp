@@ -35,11 +35,12 @@ struct preset {
   index_t first_adapted() const { return std::min<index_t>(2, layers / 2); }
   int sentences() const { return batch * sentences_per_chunk; }
 };
-inline const std::map<std::string, preset> presets{{"check", {2, 16, 2, 61, 7, 12, 2, 9, 3, 4, 2, 20}},
-                                            {"2x128", {2, 128, 4, 4096, 64, 64, 16, 128, 8, 16, 2, 256}},
-                                            {"4x256", {4, 256, 8, 8192, 128, 128, 16, 128, 8, 16, 2, 512}},
-                                            {"gpt2", {12, 768, 12, 50257, 1024, 768, 1, 512, 32, 16, 2, 2048}},
-                                                   {"gpt2-1024", {12, 768, 12, 50257, 1024, 768, 16, 1024, 64, 16, 2, 2048}}};
+inline const std::map<std::string, preset> presets{
+    {"check", {2, 16, 2, 61, 7, 12, 2, 9, 3, 4, 2, 20}},
+    {"2x128", {2, 128, 4, 4096, 64, 64, 16, 128, 8, 16, 2, 256}},
+    {"4x256", {4, 256, 8, 8192, 128, 128, 16, 128, 8, 16, 2, 512}},
+    {"gpt2", {12, 768, 12, 50257, 1024, 768, 1, 512, 32, 16, 2, 2048}},
+    {"gpt2-1024", {12, 768, 12, 50257, 1024, 768, 16, 1024, 64, 16, 2, 2048}}};
 
 // tests/golden/hashed.py
 inline std::uint32_t hashed(std::uint32_t i, std::uint32_t number) {
@@ -62,7 +63,8 @@ inline double scale_of(const std::string& name, const preset& z, bool of_planner
   const bool bias = name.ends_with(".b"), head = name.starts_with("head");
   if (name.ends_with(".scale") || name.ends_with(".shift")) return 0;
   if (bias) return 0.02;
-  if (of_planner) return head ? std::sqrt(12 / c) : name.find("mlp.down") != name.npos ? 2 / std::sqrt(double(z.planner_inner)) : 2 / std::sqrt(c);
+  if (of_planner && head) return std::sqrt(12 / c);
+  if (of_planner) return 2 / std::sqrt(name.find("mlp.down") != name.npos ? double(z.planner_inner) : c);
   if (name.starts_with("adapters.")) return name.ends_with(".table") ? std::sqrt(12 / c) : std::sqrt(24 / (c + d));
   return 0.07;
 }
@@ -70,7 +72,8 @@ template <class M>
 void fill(context<typename M::backend>& cx, parameters<M>& theta, const preset& z, bool of_planner, std::uint32_t& number) {
   for (std::size_t n = 0; n < theta.slots().size(); ++n) {
     const parameter_spec& spec = theta.slots()[n].spec;
-    theta.write(cx, n, hashed_values<typename M::backend::accum>(spec.size(), number++, scale_of(spec.name, z, of_planner), spec.name.ends_with(".scale") ? 1 : 0));
+    const double scale = scale_of(spec.name, z, of_planner), offset = spec.name.ends_with(".scale") ? 1 : 0;
+    theta.write(cx, n, hashed_values<typename M::backend::accum>(spec.size(), number++, scale, offset));
   }
 }
 
@@ -80,7 +83,6 @@ inline long status_bytes(const char* field) {
     if (line.starts_with(field)) return std::atol(line.c_str() + std::string(field).size() + 1) * 1024;
   return 0;
 }
-
 
 /// The rows of a batch of tokens, as inputs.py makes them.
 struct token_rows {

@@ -3,7 +3,7 @@
 
     bench/peers/llm_c.py CHECKOUT plain/gpt2 ... --threads N [--seconds S]        one line of JSON per case, in the words of peer.py
     bench/peers/llm_c.py CHECKOUT plain/gpt2 --threads 2 --ours build/release/bench/bench_train_step [--turns 3]
-    bench/peers/llm_c.py CHECKOUT - --threads N                                   reads lines "CASE SECONDS", as scripts/bench writes them
+    bench/peers/llm_c.py CHECKOUT - --threads N                                   reads lines "CASE SECONDS", as the other peers do
 
 CHECKOUT is a folder with train_gpt2.c; none of it is in this repository. It is compiled with $CC (cc), -O3 -march=native -fopenmp and the
 -Ofast of its own Makefile; its weights and tokens are those of README.md, written in its checkpoint format (wte, wpe, then every kind of
@@ -149,8 +149,11 @@ class Program:
 
 
 def ours(program, case, threads, seconds):
-    done = subprocess.run([program, f"--threads={threads}", "--benchmark_format=json", f"--benchmark_filter=^{case}/real_time$",
-                           f"--benchmark_min_time={max(seconds, 1e-6):g}"], capture_output=True, text=True)
+    try:
+        done = subprocess.run([program, f"--threads={threads}", "--benchmark_format=json", f"--benchmark_filter=^{case}/real_time$",
+                               f"--benchmark_min_time={max(seconds, 1e-6):g}"], capture_output=True, text=True)
+    except OSError as e:
+        raise Failed(f"--ours {program}: {e.strerror}; scripts/bench --cases train_step builds it") from None
     found = json.loads(done.stdout or "{}").get("benchmarks") if done.returncode == 0 else None
     if not found:
         raise Failed(f"{program} measures no {case}")

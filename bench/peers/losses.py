@@ -3,7 +3,8 @@
 
 sub_trajectory_balance/T...: 64 trajectories, as released code has it: one-step residuals, their cumulative sum, then one pass per length of
 pairs. torch.compile unrolls that loop and takes minutes for hundreds of lengths, so what it gets instead is all pairs at once, which it can
-make one kernel of. trajectory_balance/T512. listwise_average, listwise_soft_min/L32x5: 32 lists of 5 generations of 4 to 128 tokens, padded to 128, an
+make one kernel of. Both take time and the latter memory by the square of the length, as ours would if it did the same: sub_trajectory_balance_closed/T... is
+what somebody would write who noticed that with lambda 1 the sum over pairs is n sum p^2 - (sum p)^2. trajectory_balance/T512. listwise_average, listwise_soft_min/L32x5: 32 lists of 5 generations of 4 to 128 tokens, padded to 128, an
 exact `logcumsumexp`. token_objective/V...: sum of w nll - h H through `log_softmax`. float32; `gradient` is the norm of the gradient of the
 first array (actions, logits, hidden states), `table_gradient` that of the table.
 """
@@ -24,7 +25,7 @@ def trajectories(length):
             peer.given((ROWS, length + 1), 1202, 20, -20))
 
 
-def sub_trajectory_balance(length, compiled):
+def sub_trajectory_balance(length, compiled, closed=False):
     taken, stop, reward = trajectories(length)
     lengths = torch.full((ROWS,), length)
 
@@ -32,6 +33,11 @@ def sub_trajectory_balance(length, compiled):
         delta = reward[:, :-1] + taken + stop[:, 1:] - reward[:, 1:] - stop[:, :-1]
         points = torch.cat([torch.zeros_like(delta[:, :1]), delta], 1).cumsum(1)
         valid = torch.arange(length + 1)[None, :] <= lengths[:, None]
+        if closed:
+            n = (lengths + 1).float()
+            present = torch.where(valid, points, 0.0)
+            from_mean = torch.where(valid, points - (present.sum(1) / n)[:, None], 0.0)  # else the two terms of the difference cancel
+            return (n * from_mean.square().sum(1)).sum() / (n * (n - 1) / 2).sum()
         if compiled:
             pairs = valid[:, None, :] & (torch.arange(length + 1)[None, :] > torch.arange(length + 1)[:, None])
             return torch.where(pairs, points[:, None, :] - points[:, :, None], 0.0).square().sum() / pairs.sum()
@@ -44,6 +50,10 @@ def sub_trajectory_balance(length, compiled):
         return numerator / denominator
 
     return loss, (taken, stop, reward), {"gradient": taken}
+
+
+def sub_trajectory_balance_closed(length, compiled):
+    return sub_trajectory_balance(length, compiled, closed=True)
 
 
 def trajectory_balance(length, compiled):
@@ -94,7 +104,7 @@ def token_objective(rows, width, vocabulary):
 
 def make(case, wrap):
     kind, size = case.split("/")
-    if kind in ("sub_trajectory_balance", "trajectory_balance"):
+    if kind in ("sub_trajectory_balance", "sub_trajectory_balance_closed", "trajectory_balance"):
         loss_of, inputs, named = globals()[kind](int(size[1:]), wrap.compiled)
     elif kind.startswith("listwise_") and size == f"L{LISTS}x{PLACES}":
         loss_of, inputs, named = listwise(kind.removeprefix("listwise_"))

@@ -7,7 +7,8 @@ README.md gives the formulas of the inputs.
 
 Each policy is written as PyTorch does it best: labels that have all weight are rows of the table (`embedding`), not one-hot products. top5 is
 `embedding_bag` with the five weights, which is faster by far, eager and compiled, than top5_gathered, a weighted sum of gathered rows, and
-top5_dense, five weights scattered into a row of zeros and a product.
+top5_dense, five weights scattered into a row of zeros and a product. straight_through and gumbel_hard are one-hot rows times the table, as PyTorch's own
+`gumbel_softmax(hard=True)` has it: an `autograd.Function` could take rows forward.
 
 What gumbel and sampled draw while they are timed comes from PyTorch's generator, as in its own `gumbel_softmax`; for the check numbers the
 same function is given our draws, philox4x32 of sentence and label.

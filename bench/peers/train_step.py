@@ -9,7 +9,8 @@
 Prints one line of JSON (of each case). README.md gives the formulas of weights and inputs, so that another program can
 compute the same losses. mode joint: the language model is frozen; adapters and planner are trained through
 it. mode full: everything is trained. mode plain, of cases alone: the language model without them, all of it trained. Of a case, `loss`, `loss2`, `loss3` are those before the first three steps at learning rate 1e-3, `norm`
-is the Euclidean norm of all gradients at the first; GPT-2's activations are kept whatever the case says of ours (`_inputs`).
+is the Euclidean norm of all gradients at the first. Activations are kept whatever the case says of ours (`_inputs`), but in PRESET_checkpoint, where
+`torch.utils.checkpoint` runs blocks again as well: with it eager is smaller and slower.
 """
 
 import argparse
@@ -23,27 +24,24 @@ import time
 
 
 def busy_seconds():
-    """CPU seconds that all processes of the machine have used, and those of this one."""
-    with open("/proc/stat") as lines:
-        user, nice, system, idle, wait, interrupt, soft, steal = map(int, lines.readline().split()[1:9])
+    """CPU seconds that all processes of the machine have used (0 where the system does not say), and those of this one."""
+    try:
+        with open("/proc/stat") as lines:
+            user, nice, system, idle, wait, interrupt, soft, steal = map(int, lines.readline().split()[1:9])
+    except OSError:
+        return 0.0, 0.0
     return (user + nice + system + interrupt + soft + steal) / os.sysconf("SC_CLK_TCK"), time.process_time()
-
-
-def status_bytes(field):
-    with open("/proc/self/status") as lines:
-        for line in lines:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import inputs  # noqa: E402
 import peer  # noqa: E402
 from inputs import hashed  # noqa: E402
+from peer import status_bytes  # noqa: E402
 
 torch.optim.AdamW([torch.zeros(1)])  # what the first optimiser imports is not memory of a case
 AFTER_IMPORT = status_bytes("VmRSS")
@@ -155,6 +153,7 @@ class PlannerLm(nn.Module):
         self.adapters = nn.ModuleList(Adapter(z) for _ in range(z.layers - z.first_adapted))
         self.planner = Planner(z)
         self.first_adapted = z.first_adapted
+        self.checkpoint = False  # adapted blocks keep their inputs alone; nothing is kept of those below, which are frozen
 
     def forward(self, tokens, sentence, contexts, present, targets):
         # The label distribution belongs to a sentence, so mixing and projecting are done once per sentence
@@ -166,7 +165,8 @@ class PlannerLm(nn.Module):
                 x = block.pre_norm(x)
             else:
                 u = self.adapters[i - self.first_adapted](p)
-                x = block.pre_norm(x, u.index_select(0, sentence).view(x.shape))
+                extra = u.index_select(0, sentence).view(x.shape)
+                x = checkpoint(block.pre_norm, x, extra, use_reentrant=False) if self.checkpoint else block.pre_norm(x, extra)
         logits = F.linear(self.lm.norm(x), self.lm.token.weight)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets)
 
@@ -270,13 +270,15 @@ def run(z, options, dtype=torch.float32):
 
 def make(case, wrap):
     mode, _, preset = case.partition("/")
-    z = inputs.PRESETS.get(preset.removesuffix("_inputs"))
-    if mode not in ("joint", "full", "plain") or z is None or (mode == "plain" and preset.endswith("_inputs")):
+    again = preset.endswith("_checkpoint")
+    z = inputs.PRESETS.get(preset.removesuffix("_checkpoint" if again else "_inputs"))
+    if mode not in ("joint", "full", "plain") or z is None or (mode == "plain" and "_" in preset):
         raise KeyError(case)
     plain = mode == "plain"
     model = build(z, torch.float32, plain)
     if mode == "joint":
         model.lm.requires_grad_(False)
+    model.checkpoint = again
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, fused=True)
     for p in trained:  # the moments now, written, so that they count as memory of the case

@@ -1,11 +1,12 @@
 #include <planlm/core/host_memory.hpp>
 
-#include "catch.hpp"
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <new>
 #include <string>
+
+#include "../catch.hpp"
 
 namespace {
 

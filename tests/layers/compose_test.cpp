@@ -116,6 +116,53 @@ TEST_CASE("recompute changes no bit of output or gradients and frees the activat
   CHECK(deeper_kept.peak - kept.peak > 8 * 5 * input_bytes);
 }
 
+namespace {
+
+/// y = 2 x, whose pullback alone can be had.
+struct doubled {
+  using backend = B;
+  using params = no_params;
+  int* outputs;
+  template <class F, class... P>
+  void each_param(F&&, P&...) const {}
+  auto again(context<B>& cx, const params&, const_tensor<B>) const {
+    return [&cx](const_tensor<B> dy, const params&) { return ops::sum(cx, dy, dy); };
+  }
+  auto operator()(context<B>& cx, const params& p, const_tensor<B> x) const {
+    ++*outputs;
+    return vjp{ops::sum(cx, x, x), again(cx, p, x)};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("recompute asks for the pullback alone where a layer has one") {
+  context<B> cx;
+  int outputs = 0;
+  const recompute layer{doubled{&outputs}};
+  const std::vector<double> x = testing::normal_values(6, 1);
+  const no_params none;
+  auto [y, pullback] = layer(cx, none, const_tensor<B>(x.data(), 2, 3));
+  const auto dx = cx.read(const_tensor<B>(pullback(const_tensor<B>(y), none)));
+  for (std::size_t i = 0; i < x.size(); ++i) CHECK(dx[i] == 4 * x[i]);
+  CHECK(outputs == 1);
+}
+
+TEST_CASE("a step that returns no gradient ends the walk back through a chain") {
+  context<B> cx;
+  const std::vector<double> x = testing::normal_values(6, 1);
+  auto [y, pullback] = chain(cx, 4, const_tensor<B>(x.data(), 2, 3), [&](index_t, const_tensor<B> h) {
+    return vjp{const_tensor<B>(ops::sum(cx, h, h)), [&cx](const_tensor<B> dy) { return const_tensor<B>(ops::sum(cx, dy, dy)); }};
+  });
+  std::vector<index_t> visited;
+  const const_tensor<B> dx = pullback(y, [&](index_t i, const auto& step, const_tensor<B> dy) {
+    visited.push_back(i);
+    return i == 1 ? const_tensor<B>{} : step(dy);
+  });
+  CHECK_FALSE(dx);
+  CHECK(visited == std::vector<index_t>{3, 2, 1});
+}
+
 TEST_CASE("recompute works in an arena that has to grow while nothing else lives in it") {
   // 2000 x 64 doubles are a megabyte: the first forward pass grows the arena from nothing, within the scope
   // that recompute opens.

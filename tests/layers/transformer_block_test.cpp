@@ -3,6 +3,9 @@
 #include <planlm/layers/compose.hpp>
 #include <planlm/testing/gradient_check.hpp>
 
+#include <cstdint>
+#include <tuple>
+
 #include "../catch.hpp"
 #include "checks.hpp"
 
@@ -131,6 +134,41 @@ testing::outcome<T> stack_outcome(int threads, bool causal) {
 TEST_CASE("the gradient of an injected plan is exact in both placements") {
   CHECK(injection_error(at_attention_output{}) < 1e-7);
   CHECK(injection_error(at_feed_forward_input{}) < 1e-7);
+}
+
+TEST_CASE("a block whose input's gradient is not wanted returns none; sinks and parameters get the same bits, in both placements") {
+  const auto check = [](auto placement, bool frozen, bool norm_alone) {
+    const testing::packed ragged{3, 1, 2};
+    const index_t rows = ragged.rows();
+    const transformer_block<B> block(6, 2, true, 7);
+    const auto run = [&](auto... input) {
+      context<B> cx;
+      testing::poison(cx);
+      parameters theta = testing::perturbed(cx, block);
+      const auto load = [&](std::uint64_t seed) {
+        const std::vector<double> v = testing::normal_values(rows * 6, seed);
+        return const_tensor<B>(cx.upload(std::span<const double>(v), rows, 6));
+      };
+      auto [y, pullback] = block(cx, theta.weights, load(1), ragged.view<B>(), placement, shifted{load(2)});
+      const tensor<B> sink = cx.make_zero(rows, 6);
+      transformer_block<B>::params wanted = frozen ? transformer_block<B>::params{} : theta.grads;
+      if (norm_alone) wanted.norm1 = theta.grads.norm1;
+      const const_tensor<B> dx = pullback(load(3), wanted, input..., sink);
+      return std::tuple{static_cast<bool>(dx), cx.read(sink), cx.read(theta.flat_grads())};
+    };
+    const auto all = run(), told = run(input_gradient{}), without = run(input_gradient{false});
+    CHECK(std::get<0>(all));
+    CHECK(told == all);
+    CHECK(std::get<0>(without) == (!frozen || norm_alone));  // what parameters need is made anyway
+    CHECK(std::get<1>(without) == std::get<1>(all));
+    CHECK(std::get<2>(without) == std::get<2>(all));
+  };
+  for (const bool frozen : {true, false})
+    for (const bool norm_alone : {true, false}) {
+      CAPTURE(frozen, norm_alone);
+      check(at_attention_output{}, frozen, norm_alone);
+      check(at_feed_forward_input{}, frozen, norm_alone);
+    }
 }
 
 TEST_CASE("a stack of blocks gives the same bits with 1, 2 and 3 threads and in two runs") {

@@ -1,5 +1,6 @@
 #include <planlm/planning/gumbel_noise.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 

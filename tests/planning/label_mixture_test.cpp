@@ -383,7 +383,7 @@ void sparse_is_composed(index_t sentences, index_t labels, index_t width, const 
 template <class R>
 void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int threads) {
   const auto check = [&](const auto& mix) { sparse_is_composed<R>(s, k, c, mix, z, threads); };
-  for (const index_t taken : {1, 2, 5, 9, 40}) {
+  for (const index_t taken : {1, 2, 5, 9, 32, 40}) {
     CAPTURE(taken);
     check(top_k{taken, 0.7});
   }
@@ -396,14 +396,16 @@ void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int 
   std::vector<int> label;
   for (index_t r = 0; r < s; ++r) label.push_back(static_cast<int>((r * 5 + 3) % k));
   check(oracle<cpu<R>>{{label.data(), label.size()}});
-  label[static_cast<std::size_t>(s / 2)] = -1;  // a sentence without a label: no row, no gradient
-  check(oracle<cpu<R>>{{label.data(), label.size()}});
+  for (const index_t none : {index_t{-1}, k}) {  // a sentence without a label: no row, no gradient
+    if (s > 0) label[static_cast<std::size_t>(s / 2)] = static_cast<int>(none);
+    check(oracle<cpu<R>>{{label.data(), label.size()}});
+  }
 }
 
 }  // namespace
 
 TEST_CASE("a mixture of few labels by rows of the table is the mixture by products, values and gradients, under every policy") {
-  for (const auto& [s, k, c] : {std::array<index_t, 3>{1, 1, 1}, {1, 7, 3}, {5, 1, 2}, {13, 17, 9}, {3, 130, 64}, {70, 130, 131}, {300, 65, 257}})
+  for (const auto& [s, k, c] : {std::array<index_t, 3>{1, 1, 1}, {0, 7, 3}, {1, 7, 3}, {5, 1, 2}, {13, 17, 9}, {3, 130, 64}, {70, 130, 131}, {300, 65, 257}})
     for (const int threads : {1, 3}) {
       every_policy<double>(s, k, c, normal_values(s * k, 51), threads);
       every_policy<float>(s, k, c, normal_values<float>(s * k, 51), threads);
@@ -424,13 +426,14 @@ TEST_CASE("of equal logits the lower labels are taken by rows as by products, an
 }
 
 TEST_CASE("the largest logits of a row are those a stable sort puts first; a NaN is passed over, but in the first place it is all there is") {
-  for (const index_t n : {1, 5, 63, 64, 65, 200, 1024})
+  for (const index_t n : {1, 5, 63, 64, 65, 200, 1024, 2111, 2112, 4800, 8500})  // beyond 32 chunks of a row are read twice, 64 are a group
     for (const index_t k : {1, 2, 5, 8, 9, 32})
-      for (const bool with_nan : {false, true}) {
+      for (const auto& [with_nan, rising] : {std::pair{false, false}, {true, false}, {false, true}}) {
         if (k > n) continue;
-        CAPTURE(n, k, with_nan);
+        CAPTURE(n, k, with_nan, rising);
         values z = normal_values(n, 58);
         for (double& v : z) v = std::round(8 * v) / 8;
+        if (rising) std::sort(z.begin(), z.end());  // the largest in the last chunk and behind it
         if (with_nan)
           for (std::size_t i = 1; i < z.size(); i += 3) z[i] = NAN;
         std::vector<int> order;
@@ -451,6 +454,27 @@ TEST_CASE("the largest logits of a row are those a stable sort puts first; a NaN
         CHECK(label[0] == 0);
         CHECK(std::isnan(value[0]));
       }
+}
+
+TEST_CASE("rows of the table are pulled back without a gradient of the weights, and more pairs than an int counts are refused") {
+  constexpr index_t s = 9, k = 3, labels = 7, c = 37;
+  const values weight = normal_values(s * k, 63), de = normal_values(s * c, 64), table = normal_values(labels * c, 65);
+  std::vector<int> label;
+  for (index_t i = 0; i < s; ++i)
+    for (index_t j = 0; j < k; ++j) label.push_back(static_cast<int>((i * 2 + j * 3) % labels));
+  B::queue q(2);
+  values dw(weight.size()), with(table.size()), without(table.size());
+  const auto pull = [&](index_t rows, view<double, 2> to, values& dtable) {
+    B::mix_few_pullback(q, {label.data(), rows, k}, {weight.data(), rows, k}, {table.data(), labels, c}, {de.data(), rows, c}, to,
+                        {dtable.data(), labels, c});
+  };
+  pull(s, {dw.data(), s, k}, with);
+  pull(s, {}, without);
+  CHECK(same_bits(with, without));
+  double expected = 0;
+  for (index_t j = 0; j < c; ++j) expected += de[static_cast<std::size_t>(j)] * table[static_cast<std::size_t>(3 * c + j)];
+  CHECK(std::abs(dw[1] - expected) < 1e-12);
+  CHECK_THROWS_WITH(pull(index_t{1} << 30, {}, without), "label mixing: 1073741824 sentences with 3 labels each are more than 2^31 pairs; mix fewer sentences at once");
 }
 
 TEST_CASE("a NaN logit in the first place makes the mixture of the few largest NaN, one elsewhere has no weight") {

@@ -75,7 +75,8 @@ struct attention {
   }
 
   /// [residual +] attention(make().value): what a block calls, with a norm as `make`. Kept: packed projections, heads, log sum exp.
-  ///   pullback(dy, g, g_make, sink...): `g_make` goes to make's pullback.
+  ///   pullback(dy, g, g_make, sink...): `g_make` goes to make's pullback. Where it has a member wanted() that says no, and no gradient of
+  ///   the projections that come before is wanted either, the result is empty and the attention itself is not pulled back.
   template <class Make, class Injection>
   auto run(context<B>& cx, const params& p, const Make& make, const sequences<B>& seq, const Injection& inject,
            const_tensor<B> residual) const {
@@ -87,6 +88,8 @@ struct attention {
     return vjp{y, [&cx, shape = shape, positions = positions, seq, packed = packed, heads, qkv_pullback = qkv_pullback,
                    out_pullback = out_pullback](const_tensor<B> dy, const params& g, const auto& g_make, const auto&... sink) {
                  const const_tensor<B> dheads = out_pullback(dy, g.out, sink...);
+                 if constexpr (requires { g_make.wanted(); })
+                   if (!g.qkv.w && !g.qkv.b && !g_make.wanted()) return const_tensor<B>{};
                  const tensor<B> dpacked = ops::attention_pullback(cx, shape, const_tensor<B>(packed), seq, heads, dheads);
                  positions.turn(cx, dpacked, shape, seq, false);
                  return qkv_pullback(dpacked, g.qkv, g_make);

@@ -83,7 +83,7 @@ residual(L) -> residual<L>;
 
 /// `depth` steps with one type of pullback: step(i, x) returns vjp{y, pullback}. The pullbacks live in the context's arena.
 /// The result's pullback takes (dy, back) and calls back(i, pullback_i, dy) -> dx from the last step to the first, releasing what each step
-/// made but its dx: the memory of a backward pass is that of one step, however deep the chain.
+/// made but its dx: the memory of a backward pass is that of one step, however deep the chain. A dx that is empty ends the walk.
 template <Backend B, class Step>
 auto chain(context<B>& cx, index_t depth, const_tensor<B> x, const Step& step) {
   using result = decltype(step(index_t{0}, x));
@@ -102,6 +102,7 @@ auto chain(context<B>& cx, index_t depth, const_tensor<B> x, const Step& step) {
                for (index_t i = depth - 1; i >= 0; --i) {
                  auto temporaries = cx.scope();
                  const const_tensor<B> dx = back(i, pullbacks[i], dy);
+                 if (!dx) return dx;
                  B::copy(cx.queue(), gradient.data, dx.data, static_cast<std::size_t>(dx.size()) * sizeof(typename B::real));
                  dy = gradient;
                }
@@ -144,7 +145,8 @@ struct stack {
 template <class L>
 stack(index_t, L) -> stack<L>;
 
-/// Activation checkpointing (1604.06174): keeps only the input of `inner` and runs it again when the gradient is asked for.
+/// Activation checkpointing (1604.06174): keeps only the input of `inner` and runs it again when the gradient is asked for; with
+/// inner.again(cx, p, x, extra...), where there is one: its pullback, without what is made for the output alone.
 template <class L>
 struct recompute {
   static_assert(must_be_layer<L>());
@@ -164,8 +166,12 @@ struct recompute {
     const const_tensor<backend> y = forward.keep(const_tensor<backend>(call_layer(inner, cx, p, x, extra...).value));
     return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = extra](const_tensor<backend> dy, const params& g, const auto&... sink) {
                  auto backward = cx.scope();
-                 auto again = call_layer(this_inner, cx, p, x, extra...);
-                 return const_tensor<backend>(backward.keep(const_tensor<backend>(again.pullback(dy, g, sink...))));
+                 const auto pullback = [&] {
+                   if constexpr (requires { this_inner.again(cx, p, x, extra...); }) return this_inner.again(cx, p, x, extra...);
+                   else return call_layer(this_inner, cx, p, x, extra...).pullback;
+                 }();
+                 const const_tensor<backend> dx = pullback(dy, g, sink...);
+                 return dx ? const_tensor<backend>(backward.keep(dx)) : dx;
                }};
   }
 };

@@ -57,6 +57,16 @@ auto within(std::string prefix, F& visitor) {
   else return prefixed<F>{std::move(prefix), visitor};
 }
 
+/// May be given to a block's pullback before its sinks: whether the gradient of its input is wanted. If not, and if no parameter needs what
+/// leads to it, the pullback returns an empty view and leaves that out, as below the first adapter of a frozen model.
+struct input_gradient {
+  bool wanted = true;
+};
+template <class... Sink>
+inline constexpr bool begins_with_input_gradient = false;
+template <class... Sink>
+inline constexpr bool begins_with_input_gradient<input_gradient, Sink...> = true;
+
 /// Parameters of a layer that has none.
 struct no_params {};
 

@@ -68,6 +68,18 @@ void add_linear(context<B>& cx, const linear<B>& layer, const typename linear<B>
   else B::gemm(cx.queue(), 1, plain(x), transposed(const_tensor<B>(p.w)), plain(y), mode);
 }
 
+/// The pullback of remade_linear, for a caller that has the product.
+template <Backend B, class Make>
+auto remade_linear_pullback(context<B>& cx, const typename linear<B>::params& p, const Make& make) {
+  return [&cx, make, w = p.w](const_tensor<B> dy, const typename linear<B>::params& g, const auto&... rest) {
+    auto temporary = cx.scratch();
+    auto again = temporary.run([&] { return make(); });
+    if (g.w) ops::matmul_tn_add(cx, dy, const_tensor<B>(again.value), g.w);
+    if (g.b) ops::add_column_sums(cx, dy, g.b);
+    const const_tensor<B> dx = ops::matmul(cx, dy, const_tensor<B>(w));
+    return const_tensor<B>(again.pullback(dx, rest...));
+  };
+}
 /// y = [residual +] layer(make().value), where the input is cheap to make again (a norm, an activation, an injection): it lives in scratch
 /// memory and only what `make` captures is kept. make() -> vjp{x, pullback}.
 ///   pullback(dy, g, rest...): `rest` goes to make's pullback, whose result is returned. The residual's gradient is dy: the caller adds it.
@@ -81,14 +93,7 @@ auto remade_linear(context<B>& cx, const linear<B>& layer, const typename linear
                       std::to_string(layer.in) + ")");
   auto y = cx.make(x.rows(), layer.out);
   add_linear(cx, layer, p, x, residual, y);
-  return vjp{y, [&cx, make, w = p.w](const_tensor<B> dy, const typename linear<B>::params& g, const auto&... rest) {
-               auto temporary = cx.scratch();
-               auto again = temporary.run([&] { return make(); });
-               if (g.w) ops::matmul_tn_add(cx, dy, const_tensor<B>(again.value), g.w);
-               if (g.b) ops::add_column_sums(cx, dy, g.b);
-               const const_tensor<B> dx = ops::matmul(cx, dy, const_tensor<B>(w));
-               return const_tensor<B>(again.pullback(dx, rest...));
-             }};
+  return vjp{y, remade_linear_pullback(cx, p, make)};
 }
 
 }  // namespace planlm

@@ -45,25 +45,29 @@ struct mlp {
 
   /// [residual +] mlp(make().value): what a block calls, with a norm as `make`. Kept: the pre-activation (N, inner) alone.
   ///   pullback(dy, g, rest...): `rest` goes to make's pullback.
-  template <class Make>
+  /// Without `Output` the value is empty, and the product down, which no pullback looks at, is left out.
+  template <bool Output = true, class Make>
   auto run(context<B>& cx, const params& p, const Make& make, const_tensor<B> residual) const {
-    if constexpr (std::same_as<F, ops::gelu> && HasFusedGelu<B>) return fused(cx, p, make, residual);
-    else return composed(cx, p, make, residual);
+    if constexpr (std::same_as<F, ops::gelu> && HasFusedGelu<B>) return fused<Output>(cx, p, make, residual);
+    else return composed<Output>(cx, p, make, residual);
   }
 
   /// Step by step: the oracle of the fused form.
-  template <class Make>
+  template <bool Output = true, class Make>
   auto composed(context<B>& cx, const params& p, const Make& make, const_tensor<B> residual) const {
     auto [u, up_pullback] = remade_linear(cx, up(), p.up, make);                                                    // (N, inner)
-    auto [y, down_pullback] = remade_linear(
-        cx, down(), p.down, [&cx, u = const_tensor<B>(u)] { return activation<B, F>{}(cx, no_params{}, u); }, residual);  // (N, C)
+    const auto activated = [&cx, u = const_tensor<B>(u)] { return activation<B, F>{}(cx, no_params{}, u); };
+    auto [y, down_pullback] = [&] {
+      if constexpr (Output) return remade_linear(cx, down(), p.down, activated, residual);                           // (N, C)
+      else return vjp{const_tensor<B>{}, remade_linear_pullback(cx, p.down, activated)};
+    }();
     return vjp{y, [up_pullback = up_pullback, down_pullback = down_pullback](const_tensor<B> dy, const params& g, const auto&... rest) {
                  return up_pullback(down_pullback(dy, g.down, no_params{}), g.up, rest...);
                }};
   }
 
   /// The activation and its derivative in the products' epilogues, where the backend takes the width.
-  template <class Make>
+  template <bool Output = true, class Make>
   auto fused(context<B>& cx, const params& p, const Make& make, const_tensor<B> residual) const {
     const bool fuse = B::takes_gelu(inner);
     auto scratch = cx.scratch();
@@ -75,10 +79,10 @@ struct mlp {
       B::gemm_gelu(cx.queue(), plain(x), transposed(const_tensor<B>(p.up.w)), const_tensor<B, 1>(p.up.b), u, plain(a));
     } else {
       add_linear(cx, up(), p.up, x, {}, u);
-      B::for_each(cx.queue(), u.size(), ops::kernel::map<F, typename B::real>{u.data, a.data});
+      if constexpr (Output) B::for_each(cx.queue(), u.size(), ops::kernel::map<F, typename B::real>{u.data, a.data});
     }
-    const tensor<B> y = cx.make(x.rows(), width);
-    add_linear(cx, down(), p.down, const_tensor<B>(a), residual, y);
+    const tensor<B> y = Output ? cx.make(x.rows(), width) : tensor<B>{};
+    if constexpr (Output) add_linear(cx, down(), p.down, const_tensor<B>(a), residual, y);
     return vjp{y, [&cx, make, u, p, fuse](const_tensor<B> dy, const params& g, const auto&... rest) {
                  auto temporary = cx.scratch();
                  if (g.down.w) {

@@ -15,6 +15,7 @@ struct at_feed_forward_input {};
 /// h = x + attention(norm1(x));  y = h + mlp(norm2(h)).   x (N, C) with sequences -> (N, C).
 /// Kept for the pullback are 3 C + C + C + inner + C values per row; norms, activations and the injection are made again.
 /// The injection, if any, acts where `Placement` says; sinks given to the pullback are handed to the injection's pullback.
+///   pullback(dy, g, [input_gradient,] sink...) -> dx, empty where not wanted
 template <Backend B, class Norm = layer_norm<B>, class Activation = ops::gelu, class Positions = no_rotation>
 struct transformer_block {
   using backend = B;
@@ -47,6 +48,17 @@ struct transformer_block {
   template <class Placement = at_attention_output, class Injection = no_injection>
   auto operator()(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, Placement = {},
                   const Injection& inject = {}) const {
+    return run<true>(cx, p, x, seq, Placement{}, inject);
+  }
+  /// The pullback alone, for `recompute`: the feed-forward branch's second product, which is the output's only, is not made.
+  template <class Placement = at_attention_output, class Injection = no_injection>
+  auto again(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, Placement = {}, const Injection& inject = {}) const {
+    return run<false>(cx, p, x, seq, Placement{}, inject).pullback;
+  }
+
+ private:
+  template <bool Output, class Placement, class Injection>
+  auto run(context<B>& cx, const params& p, const_tensor<B> x, const sequences<B>& seq, Placement, const Injection& inject) const {
     constexpr bool in_attention = std::same_as<Placement, at_attention_output>;
     const auto norm1 = [&cx, n = norm(), p1 = p.norm1, x] {
       auto [f, norm_pullback] = n(cx, p1, x);
@@ -62,27 +74,35 @@ struct transformer_block {
                    return pull(cx, norm_pullback, inject_pullback(dv, sink...), g);
                  }};
     };
-    auto [y, mlp_pullback] = mlp.run(cx, p.mlp, norm2, const_tensor<B>(h));
-    return vjp{y, [&cx, attention_pullback = attention_pullback, mlp_pullback = mlp_pullback](const_tensor<B> dy, const params& g,
-                                                                                              const auto&... sink) {
-                 // What the feed-forward branch made, gradients of the inner width above all, is gone before the other begins.
-                 const const_tensor<B> dh = [&] {
-                   auto temporaries = cx.scope();
-                   const norm_gradients g2{g.norm2, dy};
-                   if constexpr (in_attention) return temporaries.keep(mlp_pullback(dy, g.mlp, g2));
-                   else return temporaries.keep(mlp_pullback(dy, g.mlp, g2, sink...));
-                 }();
-                 const norm_gradients g1{g.norm1, dh};
-                 if constexpr (in_attention) return attention_pullback(dh, g.attention, g1, sink...);
-                 else return attention_pullback(dh, g.attention, g1);
+    auto [y, mlp_pullback] = mlp.template run<Output>(cx, p.mlp, norm2, const_tensor<B>(h));
+    const auto pullback = [&cx, attention_pullback = attention_pullback, mlp_pullback = mlp_pullback, norm = norm()](
+                              const_tensor<B> dy, const params& g, input_gradient input, const auto&... sink) {
+      // What the feed-forward branch made, gradients of the inner width above all, is gone before the other begins.
+      const const_tensor<B> dh = [&] {
+        auto temporaries = cx.scope();
+        const norm_gradients g2{norm, g.norm2, dy};
+        if constexpr (in_attention) return temporaries.keep(mlp_pullback(dy, g.mlp, g2));
+        else return temporaries.keep(mlp_pullback(dy, g.mlp, g2, sink...));
+      }();
+      const norm_gradients g1{norm, g.norm1, dh, input.wanted};
+      if constexpr (in_attention) return attention_pullback(dh, g.attention, g1, sink...);
+      else return attention_pullback(dh, g.attention, g1);
+    };
+    return vjp{y, [pullback](const_tensor<B> dy, const params& g, const auto&... rest) {
+                 if constexpr (begins_with_input_gradient<std::remove_cvref_t<decltype(rest)>...>) return pullback(dy, g, rest...);
+                 else return pullback(dy, g, input_gradient{}, rest...);
                }};
   }
-
- private:
   /// What a branch's norm is given in the pullback: the gradients of its parameters, and the gradient that went past the branch.
   struct norm_gradients {
+    const Norm& norm;
     const typename Norm::params& gradients;
     const_tensor<B> residual;
+    bool input = true;
+    bool wanted() const {
+      auto views = gradients;
+      return input || wants_gradient(norm, views);
+    }
   };
   /// A norm's pullback + residual, by the norm itself where it can.
   template <class Pullback>

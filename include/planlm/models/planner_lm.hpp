@@ -123,7 +123,7 @@ struct planner_lm {
                  if (wants_lm && frozen) throw error("planner_lm: called as frozen, but a gradient of the language model is wanted");
                  g.adapters.resize(static_cast<std::size_t>(depth));
                  const tensor<B> dc = want_dc ? cx.make_zero(c.rows(), c.cols()) : tensor<B>{};
-                 const const_tensor<B> dlower = upper_pullback(norm_pullback(dh, g.lm.norm), g, dc);
+                 const const_tensor<B> dlower = upper_pullback(norm_pullback(dh, g.lm.norm), g, dc, input_gradient{wants_lm});
                  if (wants_lm) lower_pullback(dlower, g.lm);
                  return const_tensor<B>(dc);
                }};
@@ -161,7 +161,7 @@ struct planner_lm {
                  token_pullback(position_pullback(dx, g.position), g.token);
                }};
   }
-  /// The other blocks, each with its adapter. pullback(dy, g, dc) -> dx.
+  /// The other blocks, each with its adapter. pullback(dy, g, dc, wanted) -> dx, empty where neither it nor what it leads to is wanted.
   template <class Place>
   auto conditioned(context<B>& cx, const params& p, const planned_rows<B>& batch, const_tensor<B> c, const_tensor<B> x, Place at) const {
     const auto first = static_cast<std::size_t>(first_adapted);
@@ -171,19 +171,19 @@ struct planner_lm {
       auto [z, block_pullback] = block()(cx, p.lm.blocks[static_cast<std::size_t>(i) + first], h, batch.rows, at,
                                          adapters.adapter.injection(own, const_tensor<B>(u), batch.sentence, batch.rows));
       return vjp{z, [adapter_pullback = adapter_pullback, block_pullback = block_pullback](
-                        const_tensor<B> dz, const auto& g_block, const auto& g_adapter, tensor<B> du, tensor<B> dc) {
-                   const const_tensor<B> dh = block_pullback(dz, g_block, du, g_adapter);
+                        const_tensor<B> dz, const auto& g_block, input_gradient input, const auto& g_adapter, tensor<B> du, tensor<B> dc) {
+                   const const_tensor<B> dh = block_pullback(dz, g_block, input, du, g_adapter);
                    adapter_pullback(du, g_adapter, dc);
                    return dh;
                  }};
     });
     return vjp{y, [&cx, blocks_pullback = blocks_pullback, first, plans = c.rows(), columns = adapters.adapter.columns()](
-                      const_tensor<B> dy, const params& g, tensor<B> dc) {
+                      const_tensor<B> dy, const params& g, tensor<B> dc, input_gradient wanted) {
                  const tensor<B> du = cx.make(plans, columns);
                  return blocks_pullback(dy, [&](index_t i, const auto& pullback, const_tensor<B> d) {
                    const auto layer = static_cast<std::size_t>(i);
                    B::zero(cx.queue(), du.data, static_cast<std::size_t>(du.size()) * sizeof(typename B::real));
-                   return pullback(d, g.lm.blocks[layer + first], g.adapters[layer], du, dc);
+                   return pullback(d, g.lm.blocks[layer + first], i > 0 ? input_gradient{} : wanted, g.adapters[layer], du, dc);
                  });
                }};
   }
@@ -196,7 +196,7 @@ struct planner_lm {
       return block()(cx, p.lm.blocks[static_cast<std::size_t>(i)], h, batch.rows);
     });
     return vjp{y, [&cx, adapter_pullback = adapter_pullback, injection_pullback = injection_pullback, blocks_pullback = blocks_pullback,
-                   plans = c.rows(), columns = adapters.adapter.columns()](const_tensor<B> dy, const params& g, tensor<B> dc) {
+                   plans = c.rows(), columns = adapters.adapter.columns()](const_tensor<B> dy, const params& g, tensor<B> dc, input_gradient) {
                  const const_tensor<B> de = blocks_pullback(dy, [&](index_t i, const auto& pullback, const_tensor<B> d) {
                    return pullback(d, g.lm.blocks[static_cast<std::size_t>(i)]);
                  });

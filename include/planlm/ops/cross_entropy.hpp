@@ -143,7 +143,8 @@ token_loss<B> linear_cross_entropy_plain(context<B>& cx, const_tensor<B> hidden,
 
 /// Rows whose logits are held at a time, in blocks of about equal size. Every block reads the table twice and its gradient once, so few rows
 /// cost time; yet a block, with half a million values that products pack beside it, should take no more than an eighth of what all logits
-/// would. Hence that share, but at least 128 rows or what makes 2^18 values, and at most 512 rows or 2^24 values.
+/// would. Hence that share, but at least 128 rows or what makes 2^18 values, and at most 512 rows or 2^24 values; all that before blocks are
+/// made equal and rounded up to 8 rows.
 constexpr index_t cross_entropy_rows(index_t rows, index_t vocabulary) {
   const index_t v = std::max<index_t>(vocabulary, 1);
   const index_t least = std::clamp<index_t>((index_t{1} << 18) / v, 128, 512), most = std::clamp<index_t>((index_t{1} << 24) / v, 32, 512);

@@ -27,11 +27,12 @@ struct few_gradients {
 };
 
 /// A backend that mixes a few rows of the table a sentence, and finds the k largest logits of a row: labels and values by (value descending,
-/// index ascending).
+/// index ascending), then calls a row function, if it is given one.
 template <class B>
 concept HasSparseMixing = requires(typename B::queue& q, const_tensor<B> x, tensor<B> y, view<int, 2, typename B::space> i,
                                    view<const int, 2, typename B::space> label, typename B::accum w) {
   B::take_largest(q, x, i, y);
+  B::take_largest(q, x, i, y, archetype::row_function{});
   B::mix_few(q, label, x, x, y);
   B::mix_few_pullback(q, label, x, x, x, y, y);
 };
@@ -93,6 +94,13 @@ struct softmax_of_few {
     const T inverse = T(1) / total;
     for (index_t i = 0; i < k; ++i) to[i] *= inverse;
   }
+};
+/// A label that there is not becomes -1.
+struct label_or_none {
+  const int* given;
+  int* label;
+  index_t labels;
+  PLANLM_HD void operator()(index_t i) const { label[i] = given[i] >= 0 && given[i] < labels ? given[i] : -1; }
 };
 struct same_label {
   int value;

@@ -20,7 +20,7 @@ PLANLM_HD inline double positive_log(double x) {
   constexpr std::int64_t root_half = 0x3FE6A09E667F3BCD, round = 0x4338000000000000;  // sqrt(1/2); 1.5 2^52
   const auto bits = __builtin_bit_cast(std::int64_t, x);
   // The exponent as an integer in the low bits of 1.5 2^52: a shift of the unsigned, whose sign the offset spares.
-  const auto k = static_cast<std::int64_t>(static_cast<std::uint64_t>(bits - root_half + (std::int64_t{1024} << 52)) >> 52) - 1024;
+  const auto k = static_cast<std::int64_t>((static_cast<std::uint64_t>(bits) - root_half + (std::uint64_t{1024} << 52)) >> 52) - 1024;
   const double exponent = __builtin_bit_cast(double, k + round) - 0x1.8p52;
   const double f = __builtin_bit_cast(double, bits - static_cast<std::int64_t>(static_cast<std::uint64_t>(k) << 52)) - 1;
   const double s = f / (2 + f), q = s * s;

@@ -225,7 +225,8 @@ struct top_k {
     B::take_largest(cx.queue(), z, label, w, mixing_kernel::softmax_of_few<T>{w.data, k, beta});
     return vjp{few_labels<B>{label, w}, [&cx, label, w, beta, cols = z.cols()](few_gradients<B> g) {
                  auto dz = cx.make(w.rows(), cols);
-                 B::for_rows(cx.queue(), w.rows(), mixing_kernel::spread_softmax_pullback<T>{label.data, w.data, g.dw.data, dz.data, cols, w.cols(), beta});
+                 B::for_rows(cx.queue(), w.rows(),
+                             mixing_kernel::spread_softmax_pullback<T>{label.data, w.data, g.dw.data, dz.data, cols, w.cols(), beta});
                  return const_tensor<B>(dz);
                }};
   }
@@ -358,7 +359,7 @@ struct fixed {
   }
 };
 
-/// The true label of each sentence: an upper reference that leaks the future, never a language model.
+/// The true label of each sentence, none where it is not in [0, K): an upper reference that leaks the future, never a language model.
 template <Backend B>
 struct oracle {
   indices<B> labels;  // (S)
@@ -369,11 +370,13 @@ struct oracle {
     return vjp{const_tensor<B>(w), [](const_tensor<B>) { return const_tensor<B>{}; }};
   }
   index_t few_of(index_t) const { return 1; }
-  auto few(context<B>&, const_tensor<B> z) const
+  auto few(context<B>& cx, const_tensor<B> z) const
     requires HasSparseMixing<B>
   {
     check(z.rows());
-    return vjp{few_labels<B>{{labels.data, z.rows(), index_t{1}}, {}}, [] {}};
+    auto at = cx.template make_of<int>(z.rows(), index_t{1});
+    B::for_each(cx.queue(), z.rows(), mixing_kernel::label_or_none{labels.data, at.data, z.cols()});
+    return vjp{few_labels<B>{at, {}}, [] {}};
   }
 
  private:

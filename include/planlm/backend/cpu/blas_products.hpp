@@ -24,6 +24,7 @@ struct blas_products {
   template <class Real>
   static void multiply(Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode, void*) {
     if (c.rows == 0 || c.cols == 0) return;
+    if (c.cols > 1 && c.col_stride != 1) throw shape_error("blas_products: the elements of a row of the result have to lie side by side");
     Real beta = mode == into::add ? Real(1) : Real(0);
     if (bias || a.cols == 0) {
       for (index_t i = 0; i < c.rows; ++i)

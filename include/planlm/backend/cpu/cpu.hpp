@@ -318,9 +318,8 @@ struct cpu {
   static void multiply(queue& q, Real alpha, operand<const Real> a, operand<const Real> b, operand<Real> c, const Real* bias, into mode) {
     if (c.col_stride != 1 && c.row_stride == 1 && !bias) return multiply(q, alpha, turned(b), turned(a), turned(c), nullptr, mode);
     const index_t threads = q.threads();
-    // A C of very many rows under a turned A, the gradient
-    // of a table of tokens, is cut into blocks of about 256 rows by one thread too: a block of A then stays in the cache while all columns of
-    // C pass by, and the rows of C are read and written once.
+    // A C of very many rows under a turned A, the gradient of a table of tokens, is cut into blocks of about 256 rows by one thread too: a
+    // block of A then stays in the cache while all columns of C pass by, and the rows of C are read and written once.
     constexpr index_t tall = 4096, tall_block = 256;
     const bool cut_tall = c.rows >= tall && a.row_stride == 1 && a.col_stride != 1;
     // Else the longer side is cut: a task packs its part of one operand and all of the other. Few rows are always cut by columns.

@@ -19,10 +19,12 @@
 
 namespace planlm::cpu_detail::inline PLANLM_CPU_ABI {
 
+#if !defined(__CUDACC__)
 template <int Width>
 struct lane_flags {
   typedef signed char type __attribute__((vector_size(Width)));
 };
+#endif
 /// flag[l] is not 0 where lane l is at least `bound`.
 template <class Real, class V>
 void flag_lanes_that_reach(const V& m, Real bound, signed char* flag) {
