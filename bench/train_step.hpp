@@ -177,8 +177,10 @@ inline double step_flops(const preset& z, index_t context_rows, bool full) {
   const double block = 12 * d * d, attention = 2 * double(z.length) / 2 * d;  // multiply-adds per token and layer
   const double adapted = l - double(z.first_adapted());
   const double forward = l * (block + attention) + v * d;
-  // Below the first adapter a frozen model has no backward pass; above it only the gradient of the input.
-  const double backward = full ? 2 * forward : adapted * (block + 2 * attention) + v * d;
+  // Below the first adapter a frozen model has no backward pass; above it only the gradient of the input, which nobody wants of the lowest
+  // adapted block: its attention and the product before it are not pulled back.
+  const double lowest = 3 * d * d + 2 * attention;
+  const double backward = full ? 2 * forward : adapted * (block + 2 * attention) - lowest + v * d;
   const double c = double(z.label_width), k = double(z.labels), s = double(z.sentences());
   const double adapters = 3 * adapted * s * (k * c + c * d);
   const double planner = 3 * (double(context_rows) * (c * c + 4 * c * c + 2 * c * double(z.planner_inner)) + s * c * k);

@@ -171,6 +171,27 @@ TEST_CASE("a block whose input's gradient is not wanted returns none; sinks and 
     }
 }
 
+TEST_CASE("a block's pullback alone is made with less memory than with its output, and gives the same bits") {
+  const testing::packed ragged{3, 1, 2};
+  const index_t rows = ragged.rows();
+  const transformer_block<B> block(64, 2, true, 7);
+  const std::vector<double> x = testing::normal_values(rows * 64, 1);
+  const auto run = [&](const auto& pullback_of) {
+    context<B> cx;
+    parameters theta = testing::perturbed(cx, block);
+    const const_tensor<B> input(x.data(), rows, 64);
+    const std::size_t before = cx.memory().used_bytes();
+    const auto pullback = pullback_of(cx, theta.weights, input);
+    const std::size_t kept = cx.memory().used_bytes() - before;
+    return std::tuple{kept, cx.read(pullback(input, theta.grads)), cx.read(theta.flat_grads())};
+  };
+  const auto whole = run([&](auto& cx, const auto& p, const auto& in) { return block(cx, p, in, ragged.view<B>()).pullback; });
+  const auto alone = run([&](auto& cx, const auto& p, const auto& in) { return block.again(cx, p, in, ragged.view<B>()); });
+  CHECK(std::get<0>(whole) - std::get<0>(alone) == static_cast<std::size_t>(rows * 64) * sizeof(double));
+  CHECK(std::get<1>(whole) == std::get<1>(alone));
+  CHECK(std::get<2>(whole) == std::get<2>(alone));
+}
+
 TEST_CASE("a stack of blocks gives the same bits with 1, 2 and 3 threads and in two runs") {
   for (const bool causal : {true, false}) {
     CAPTURE(causal);

@@ -15,7 +15,7 @@ struct at_feed_forward_input {};
 /// h = x + attention(norm1(x));  y = h + mlp(norm2(h)).   x (N, C) with sequences -> (N, C).
 /// Kept for the pullback are 3 C + C + C + inner + C values per row; norms, activations and the injection are made again.
 /// The injection, if any, acts where `Placement` says; sinks given to the pullback are handed to the injection's pullback.
-///   pullback(dy, g, [input_gradient,] sink...) -> dx, empty where not wanted
+///   pullback(dy, g, [input_gradient,] sink...) -> dx, empty where neither it nor what it leads to is wanted
 template <Backend B, class Norm = layer_norm<B>, class Activation = ops::gelu, class Positions = no_rotation>
 struct transformer_block {
   using backend = B;
