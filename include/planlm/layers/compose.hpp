@@ -166,10 +166,7 @@ struct recompute {
     const const_tensor<backend> y = forward.keep(const_tensor<backend>(call_layer(inner, cx, p, x, extra...).value));
     return vjp{y, [this_inner = inner, &cx, &p, x, ... extra = extra](const_tensor<backend> dy, const params& g, const auto&... sink) {
                  auto backward = cx.scope();
-                 const auto pullback = [&] {
-                   if constexpr (requires { this_inner.again(cx, p, x, extra...); }) return this_inner.again(cx, p, x, extra...);
-                   else return call_layer(this_inner, cx, p, x, extra...).pullback;
-                 }();
+                 const auto pullback = call_again(this_inner, cx, p, x, extra...);
                  const const_tensor<backend> dx = pullback(dy, g, sink...);
                  return dx ? const_tensor<backend>(backward.keep(dx)) : dx;
                }};

@@ -140,6 +140,13 @@ auto call_layer(const L& layer, context<B>& cx, const typename L::params& p, con
   else return layer(cx, p, x);
 }
 
+/// The pullback of call_layer alone: of a layer that has again(cx, p, x, extra...), without what is made for its output.
+template <class L, Backend B, class... Extra>
+auto call_again(const L& layer, context<B>& cx, const typename L::params& p, const_tensor<B> x, const Extra&... extra) {
+  if constexpr (requires { layer.again(cx, p, x, extra...); }) return layer.again(cx, p, x, extra...);
+  else return call_layer(layer, cx, p, x, extra...).pullback;
+}
+
 namespace detail {
 struct wanted_gradients {
   using ignores_names = void;
