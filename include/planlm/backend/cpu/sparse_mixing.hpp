@@ -191,40 +191,46 @@ Real sum_of_lanes(const typename simd<Real>::type& x) {
   return lane[0];
 }
 
-/// P pairs of one label, `table` and `dtable` its rows: with Weights dE_k += sum of w de_s, with Table dw = <de_s, E_k>.
+/// P pairs of one label, `table` and `dtable` its rows: with Weights dw = <de_s, E_k>, with Table dE_k += sum of w de_s.
 template <int P, bool Weights, bool Table, class Real>
 void pull_row(const int* pair, const int* row_of, const Real* weight, const Real* table, const Real* de, index_t cols, Real* dw,
               Real* dtable) {
   using v = typename simd<Real>::type;
   constexpr int width = simd<Real>::width;
+  constexpr index_t block = 2 * width;
   const Real* from[P];
-  Real w[P], dot[P] = {};
+  Real w[P];
   for (int p = 0; p < P; ++p) from[p] = de + row_of[p] * cols, w[p] = weight[pair[p]];
-  const index_t full = cols - cols % (2 * width);
   v dots[P][2] = {};
-  for (index_t c = 0; c < full; c += 2 * width)
+  const auto visit = [&](const Real* row_at, Real* sum_at, const Real* const(&d_at)[P], index_t c) {
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
       const index_t at = c + u * width;
       v row = {}, sum = {};
-      if constexpr (Weights) row = simd<Real>::load(table + at);
-      if constexpr (Table) sum = simd<Real>::load(dtable + at);
+      if constexpr (Weights) row = simd<Real>::load(row_at + at);
+      if constexpr (Table) sum = simd<Real>::load(sum_at + at);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        const v d = simd<Real>::load(from[p] + at);
+        const v d = simd<Real>::load(d_at[p] + at);
         if constexpr (Table) sum += w[p] * d;
         if constexpr (Weights) dots[p][u] += row * d;
       }
-      if constexpr (Table) simd<Real>::store(dtable + at, sum);
+      if constexpr (Table) simd<Real>::store(sum_at + at, sum);
     }
-  for (index_t c = full; c < cols; ++c)
-    for (int p = 0; p < P; ++p) {
-      const Real d = from[p][c];
-      if constexpr (Table) dtable[c] += w[p] * d;
-      if constexpr (Weights) dot[p] += table[c] * d;
-    }
+  };
+  const index_t full = cols - cols % block;
+  for (index_t c = 0; c < full; c += block) visit(table, dtable, from, c);
+  if (full < cols) {  // by whole vectors, too: the compiler would choose for each of the variants how a loop over the rest is rounded
+    Real row[block] = {}, sum[block] = {}, d[P][block] = {};
+    const Real* rest[P];
+    if constexpr (Weights) std::copy(table + full, table + cols, row);
+    if constexpr (Table) std::copy(dtable + full, dtable + cols, sum);
+    for (int p = 0; p < P; ++p) std::copy(from[p] + full, from[p] + cols, d[p]), rest[p] = d[p];
+    visit(row, sum, rest, 0);
+    if constexpr (Table) std::copy(sum, sum + (cols - full), dtable + full);
+  }
   if constexpr (Weights)
-    for (int p = 0; p < P; ++p) dw[pair[p]] = sum_of_lanes<Real>(dots[p][0] + dots[p][1]) + dot[p];
+    for (int p = 0; p < P; ++p) dw[pair[p]] = sum_of_lanes<Real>(dots[p][0] + dots[p][1]);
 }
 
 /// label, weight (rows, k), table (labels, cols) -> e (rows, cols).
