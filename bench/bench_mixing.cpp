@@ -74,7 +74,7 @@ struct needs {
   bool all_of_dw = true;
   bool alike = false;  // one row of weights for all sentences: one row of e, one sum of de
 };
-/// The gradient of the table is made anew: all its rows are written, none is read.
+/// The gradient of the table is made anew, as the peer's: all its rows are written, none is read.
 bench::figures figures_of(const shape& n, const needs& what) {
   const double s = double(n.s), k = double(n.k), c = double(n.c), chosen = what.chosen ? double(what.chosen) : k;
   const double rows = std::min(k, what.alike ? chosen : s * chosen);  // of the table that are read forward
@@ -91,18 +91,16 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
   const auto mix = policy(o);
   const auto step = [&] {
     auto scope = o.cx.scope();
-    o.theta.zero_grads(o.cx);
     auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
-    benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads).data);
+    benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads, into::replace).data);
     benchmark::DoNotOptimize(e.data);
   };
   // The peers' first two steps are not timed either.
   step(), step();
   for (auto _ : state) step();
-  o.theta.zero_grads(o.cx);
   auto scope = o.cx.scope();
   auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
-  const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads);
+  const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads, into::replace);
   double loss = 0;
   for (index_t i = 0; i < e.size(); ++i) loss += double(e.data[i]) * double(o.de[i]);
   const double scores = dz ? squares(dz) : 0, table = squares(o.theta.grads.table);

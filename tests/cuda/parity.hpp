@@ -229,6 +229,22 @@ class operations {
       if (dz) keep(name + " pullback", dz);
     });
   }
+  template <class Mix>
+  void mixed(const std::string& name, const Mix& mix) {
+    on_poison([&] {
+      const label_mixture<B> layer{43, 17};
+      typename label_mixture<B>::params p, g;
+      const auto table = normals(43, 17, 26);
+      p.table = {const_cast<T*>(table.data), 43, 17};
+      g.table = cx_.make_zero(43, 17);
+      auto [e, pullback] = layer(cx_, p, normals(29, 43, 27), mix);
+      keep(name, matrix(e));
+      if (const matrix dz = pullback(normals(29, 17, 28), g)) keep(name + " dz", dz);
+      keep(name + " dtable", g.table);
+      pullback(normals(29, 17, 28), g, into::replace);
+      keep(name + " dtable, replaced", g.table);
+    });
+  }
   void policies() {
     policy("mixture", mixture{1.3});
     policy("top_k", top_k{5, 0.7});
@@ -246,16 +262,9 @@ class operations {
       auto [w, pullback] = oracle<B>{cx_.upload(label)}.weights(cx_, normals(29, 43, 24));
       keep("oracle", matrix(w));
     });
-    on_poison([&] {
-      const label_mixture<B> layer{43, 17};
-      typename label_mixture<B>::params p, g;
-      const auto table = normals(43, 17, 26);
-      p.table = {const_cast<T*>(table.data), 43, 17};
-      g.table = cx_.make_zero(43, 17);
-      auto [e, pullback] = layer(cx_, p, normals(29, 43, 27), mixture{0.9});
-      keep("label mixture", matrix(e)), keep("label mixture dz", pullback(normals(29, 17, 28), g));
-      keep("label mixture dtable", g.table);
-    });
+    mixed("label mixture", mixture{0.9});
+    mixed("label mixture, top_k", top_k{5, 0.7});
+    mixed("label mixture, uniform", uniform{});
   }
   template <Parametrised L, class... Extra>
   void layer(const std::string& name, const L& l, index_t width, const Extra&... extra) {

@@ -379,6 +379,15 @@ void sparse_is_composed(index_t sentences, index_t labels, index_t width, const 
   std::vector<R> expected = once;
   for (R& v : expected) v *= 2;
   CHECK(largest_error(twice, expected) < 1e-13 * scale);
+  // One that is replaced is not read.
+  const tensor<C, 1> dirty = theta.flat_grads();
+  std::fill(dirty.data, dirty.data + dirty.size(), R(NAN));
+  CHECK(same_bits(cx.read(pullback(gradient, theta.grads, into::replace)), ours[1]));
+  CHECK(theta.read_gradient(cx, 0) == ours[2]);
+  auto [slow, composed_pullback] = layer.composed(cx, theta.weights, logits, mix);
+  std::fill(dirty.data, dirty.data + dirty.size(), R(NAN));
+  composed_pullback(gradient, theta.grads, into::replace);
+  CHECK(largest_error(theta.read_gradient(cx, 0), theirs[2]) < 1e-13 * scale);
 }
 template <class R>
 void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int threads) {
@@ -392,6 +401,7 @@ void every_policy(index_t s, index_t k, index_t c, const std::vector<R>& z, int 
   check(gumbel_softmax{.temperature = 0.7, .discrete = true});
   check(sampled{0.7});
   check(uniform{});
+  check(mixture{0.7});
   check(fixed{k / 2});
   std::vector<int> label;
   for (index_t r = 0; r < s; ++r) label.push_back(static_cast<int>((r * 5 + 3) % k));
@@ -464,11 +474,15 @@ TEST_CASE("rows of the table are pulled back without a gradient of the weights, 
     for (index_t j = 0; j < k; ++j) label.push_back(static_cast<int>((i * 2 + j * 3) % labels));
   B::queue q(2);
   values dw(weight.size()), with(table.size()), without(table.size());
+  into mode = into::add;
   const auto pull = [&](index_t rows, view<double, 2> to, values& dtable) {
     B::mix_few_pullback(q, {label.data(), rows, k}, {weight.data(), rows, k}, {table.data(), labels, c}, {de.data(), rows, c}, to,
-                        {dtable.data(), labels, c});
+                        {dtable.data(), labels, c}, mode);
   };
   pull(s, {dw.data(), s, k}, with);
+  pull(s, {}, without);
+  CHECK(same_bits(with, without));
+  mode = into::replace;
   pull(s, {}, without);
   CHECK(same_bits(with, without));
   double expected = 0;
@@ -511,4 +525,5 @@ TEST_CASE("a mixture of few labels has the same bits with any number of threads"
   check(hard{});
   check(straight_through{});
   check(uniform{});
+  check(mixture{0.7});
 }

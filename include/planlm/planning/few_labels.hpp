@@ -34,13 +34,13 @@ concept HasSparseMixing = requires(typename B::queue& q, const_tensor<B> x, tens
   B::take_largest(q, x, i, y);
   B::take_largest(q, x, i, y, archetype::row_function{});
   B::mix_few(q, label, x, x, y);
-  B::mix_few_pullback(q, label, x, x, x, y, y);
+  B::mix_few_pullback(q, label, x, x, x, y, y, into::add);
 };
 /// The same for one weight of all labels.
 template <class B>
 concept HasEvenMixing = requires(typename B::queue& q, const_tensor<B> x, tensor<B> y, typename B::accum w) {
   B::mix_evenly(q, w, x, y);
-  B::mix_evenly_pullback(q, w, x, y);
+  B::mix_evenly_pullback(q, w, x, y, into::add);
 };
 /// A policy with a sparse form.
 template <class Mix, class B>

@@ -67,7 +67,8 @@ concept HasMixingRule = requires(context<B>& cx, const Mix& mix) {
 
 /// e = w E,  w = mix.weights(z); for the default policy e = softmax(z / T) E.   [2410.12492, section 3]
 ///   z (S, K) -> e (S, C),  E (K, C)
-///   pullback: dE += w^T de ;  dw = de E^T, then the policy's pullback; for the default dz = p o (dw - <p, dw>) / T
+///   pullback(de, g, mode): dE += w^T de ;  dw = de E^T, then the policy's pullback; for the default dz = p o (dw - <p, dw>) / T.
+///   With into::replace dE = w^T de: a gradient that is made once a step need not be zeroed before.
 /// Errors: shape_error if z has not K columns. Exact for one-hot weights: e is then a row of E bit for bit.
 template <Backend B>
 struct label_mixture {
@@ -99,8 +100,8 @@ struct label_mixture {
   auto composed(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix) const {
     auto [w, weights_pullback] = mix.weights(cx, z);                         // (S, K)
     auto e = ops::matmul(cx, w, const_tensor<B>(p.table));                   // (S, C)
-    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g) {
-                 if (g.table) ops::matmul_tn_add(cx, w, de, g.table);        // dE += w^T de
+    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g, into mode = into::add) {
+                 pull_table(cx, w, de, g.table, mode);
                  return weights_pullback(const_tensor<B>(ops::matmul_nt(cx, de, const_tensor<B>(p.table))));
                }};
   }
@@ -111,8 +112,8 @@ struct label_mixture {
     auto w = cx.make(z.rows(), z.cols());                                    // (S, K)
     auto e = cx.make(z.rows(), width);                                       // (S, C)
     B::mix(cx.queue(), ops::kernel::softmax<T>{z.data, w.data, z.cols(), beta}, w, p.table, e);
-    return vjp{e, [&cx, w, p, beta](const_tensor<B> de, const params& g) {
-                 if (g.table) ops::matmul_tn_add(cx, const_tensor<B>(w), de, g.table);  // dE += w^T de
+    return vjp{e, [&cx, w, p, beta](const_tensor<B> de, const params& g, into mode = into::add) {
+                 pull_table(cx, w, de, g.table, mode);
                  auto dz = cx.make(w.rows(), w.cols());
                  B::mix_pullback(cx.queue(), ops::kernel::softmax_pullback<T>{w.data, dz.data, dz.data, dz.cols(), beta}, de, p.table, dz);
                  return const_tensor<B>(dz);
@@ -124,13 +125,13 @@ struct label_mixture {
     auto [w, weights_pullback] = mix.few(cx, z);                             // (S, k)
     auto e = cx.make(z.rows(), width);                                       // (S, C)
     B::mix_few(cx.queue(), w.label, w.weight, p.table, e);
-    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g) {
+    return vjp{e, [&cx, w = w, p, weights_pullback = weights_pullback](const_tensor<B> de, const params& g, into mode = into::add) {
                  if constexpr (requires(few_gradients<B> dw) { weights_pullback(dw); }) {
                    const tensor<B> dw = cx.make(w.label.rows(), w.label.cols());
-                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, dw, g.table);
+                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, dw, g.table, mode);
                    return weights_pullback(few_gradients<B>{dw});
                  } else {
-                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, tensor<B>{}, g.table);
+                   B::mix_few_pullback(cx.queue(), w.label, w.weight, p.table, de, tensor<B>{}, g.table, mode);
                    if constexpr (requires { weights_pullback(); }) return const_tensor<B>{};
                    else return weights_pullback(const_tensor<B>(ops::matmul_nt(cx, de, const_tensor<B>(p.table))));
                  }
@@ -142,8 +143,8 @@ struct label_mixture {
     const A weight = A(typename B::real(A(1) / A(labels)));
     auto e = cx.make(sentences, width);                                      // (S, C)
     B::mix_evenly(cx.queue(), weight, p.table, e);
-    return vjp{e, [&cx, weight](const_tensor<B> de, const params& g) {
-                 if (g.table) B::mix_evenly_pullback(cx.queue(), weight, de, g.table);
+    return vjp{e, [&cx, weight](const_tensor<B> de, const params& g, into mode = into::add) {
+                 if (g.table) B::mix_evenly_pullback(cx.queue(), weight, de, g.table, mode);
                  return const_tensor<B>{};
                }};
   }
@@ -151,7 +152,9 @@ struct label_mixture {
     auto e = cx.make(z.rows(), width);                                       // (S, C)
     void* kept = cx.template make_of<std::byte>(static_cast<index_t>(B::mixing_bytes(rule, z.rows(), labels))).data;
     B::mix_rows(cx.queue(), rule, z, p.table, e, kept);
-    return vjp{e, [&cx, rule, z, e, kept, p](const_tensor<B> de, const params& g) {
+    return vjp{e, [&cx, rule, z, e, kept, p](const_tensor<B> de, const params& g, into mode = into::add) {
+                 if (g.table && mode == into::replace)
+                   B::zero(cx.queue(), g.table.data, static_cast<std::size_t>(g.table.size()) * sizeof(typename B::real));
                  auto dz = rule.differentiable ? cx.make(z.rows(), z.cols()) : tensor<B>{};
                  B::mix_rows_pullback(cx.queue(), rule, z, p.table, e, kept, de, dz, g.table);
                  return const_tensor<B>(dz);
@@ -159,13 +162,17 @@ struct label_mixture {
   }
 
  private:
+  /// dE += or = w^T de.
+  static void pull_table(context<B>& cx, const_tensor<B> w, const_tensor<B> de, tensor<B> dtable, into mode) {
+    if (dtable) B::gemm(cx.queue(), 1, transposed(w), plain(de), plain(dtable), mode);
+  }
   template <class Mix>
   auto sparse_or_composed(context<B>& cx, const params& p, const_tensor<B> z, const Mix& mix) const {
     using by_rows = decltype(sparse(cx, p, z, mix).pullback);
     using by_products = decltype(composed(cx, p, z, mix).pullback);
     const auto either = [](auto e, auto pullback) {
-      return vjp{e, [pullback](const_tensor<B> de, const params& g) {
-                   return std::visit([&](const auto& pulled) { return const_tensor<B>(pulled(de, g)); }, pullback);
+      return vjp{e, [pullback](const_tensor<B> de, const params& g, into mode = into::add) {
+                   return std::visit([&](const auto& pulled) { return const_tensor<B>(pulled(de, g, mode)); }, pullback);
                  }};
     };
     using pullbacks = std::variant<by_rows, by_products>;

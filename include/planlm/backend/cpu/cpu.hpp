@@ -261,20 +261,21 @@ struct cpu {
     if (weight) cpu_detail::mix_few(q, e.rows(), label.cols(), label.data, weight.data, table.data, e.cols(), e.data);
     else cpu_detail::take_rows(q, e.rows(), label.data, table.data, e.cols(), e.data);
   }
-  /// dw = and dtable +=; what is empty is not wanted.
+  /// dw = and dtable += or =; what is empty is not wanted.
   static void mix_few_pullback(queue& q, view<const int, 2> label, view<const Real, 2> weight, view<const Real, 2> table,
-                               view<const Real, 2> de, view<Real, 2> dw, view<Real, 2> dtable) {
+                               view<const Real, 2> de, view<Real, 2> dw, view<Real, 2> dtable, into mode) {
     if (weight)
-      cpu_detail::mix_few_pullback(q, de.rows(), label.cols(), label.data, weight.data, table.data, table.rows(), de.cols(), de.data,
-                                   dw.data, dtable.data);
-    else if (dtable)
-      cpu_detail::scatter_add_rows(q, de.rows(), de.cols(), table.rows(), de.data, label.data, dtable.data);
+      return cpu_detail::mix_few_pullback(q, de.rows(), label.cols(), label.data, weight.data, table.data, table.rows(), de.cols(), de.data,
+                                          dw.data, dtable.data, mode == into::replace);
+    if (!dtable) return;
+    if (mode == into::replace) zero(q, dtable.data, static_cast<std::size_t>(dtable.size()) * sizeof(Real));
+    cpu_detail::scatter_add_rows(q, de.rows(), de.cols(), table.rows(), de.data, label.data, dtable.data);
   }
   static void mix_evenly(queue& q, Real weight, view<const Real, 2> table, view<Real, 2> e) {
     cpu_detail::mix_evenly(q, e.rows(), weight, table.data, table.rows(), e.cols(), e.data);
   }
-  static void mix_evenly_pullback(queue& q, Real weight, view<const Real, 2> de, view<Real, 2> dtable) {
-    cpu_detail::mix_evenly_pullback(q, de.rows(), weight, de.data, dtable.rows(), de.cols(), dtable.data);
+  static void mix_evenly_pullback(queue& q, Real weight, view<const Real, 2> de, view<Real, 2> dtable, into mode) {
+    cpu_detail::mix_evenly_pullback(q, de.rows(), weight, de.data, dtable.rows(), de.cols(), dtable.data, mode == into::replace);
   }
 
  private:

@@ -191,8 +191,8 @@ Real sum_of_lanes(const typename simd<Real>::type& x) {
   return lane[0];
 }
 
-/// P pairs of one label, `table` and `dtable` its rows: with Weights dw = <de_s, E_k>, with Table dE_k += sum of w de_s.
-template <int P, bool Weights, bool Table, class Real>
+/// P pairs of one label, `table` and `dtable` its rows: with Weights dw = <de_s, E_k>, with Table dE_k += sum of w de_s (= if Fresh).
+template <int P, bool Weights, bool Table, bool Fresh, class Real>
 void pull_row(const int* pair, const int* row_of, const Real* weight, const Real* table, const Real* de, index_t cols, Real* dw,
               Real* dtable) {
   using v = typename simd<Real>::type;
@@ -208,7 +208,7 @@ void pull_row(const int* pair, const int* row_of, const Real* weight, const Real
       const index_t at = c + u * width;
       v row = {}, sum = {};
       if constexpr (Weights) row = simd<Real>::load(row_at + at);
-      if constexpr (Table) sum = simd<Real>::load(sum_at + at);
+      if constexpr (Table && !Fresh) sum = simd<Real>::load(sum_at + at);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         const v d = simd<Real>::load(d_at[p] + at);
@@ -224,7 +224,7 @@ void pull_row(const int* pair, const int* row_of, const Real* weight, const Real
     Real row[block] = {}, sum[block] = {}, d[P][block] = {};
     const Real* rest[P];
     if constexpr (Weights) std::copy(table + full, table + cols, row);
-    if constexpr (Table) std::copy(dtable + full, dtable + cols, sum);
+    if constexpr (Table && !Fresh) std::copy(dtable + full, dtable + cols, sum);
     for (int p = 0; p < P; ++p) std::copy(from[p] + full, from[p] + cols, d[p]), rest[p] = d[p];
     visit(row, sum, rest, 0);
     if constexpr (Table) std::copy(sum, sum + (cols - full), dtable + full);
@@ -255,10 +255,10 @@ void take_rows(Queue& q, index_t rows, const int* label, const Real* table, inde
       else std::memcpy(e + r * cols, table + static_cast<index_t>(label[r]) * cols, bytes);
   });
 }
-/// dw (rows, k) =, dtable (labels, cols) +=; either may be null.
+/// dw (rows, k) =, dtable (labels, cols) += or, `replaced`, =; either may be null.
 template <class Queue, class Real>
 void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t labels,
-                      index_t cols, const Real* de, Real* dw, Real* dtable) {
+                      index_t cols, const Real* de, Real* dw, Real* dtable, bool replaced) {
   const index_t pairs = rows * k;
   if (pairs > std::numeric_limits<int>::max())
     throw shape_error("label mixing: " + std::to_string(rows) + " sentences with " + std::to_string(k) +
@@ -276,8 +276,8 @@ void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const
     }
   // A task has the labels that end in its share of the pairs.
   const index_t tasks = std::clamp<index_t>(pairs / 64, 1, 8 * q.threads());
-  const auto pull = [&](auto weights, auto rows_of_table) {
-    constexpr bool w = decltype(weights)::value, t = decltype(rows_of_table)::value;
+  const auto pull = [&](auto weights, auto rows_of_table, auto replaces) {
+    constexpr bool w = decltype(weights)::value, t = decltype(rows_of_table)::value, fresh = decltype(replaces)::value;
     q.pool().run(tasks, [&](index_t task, int) {
       const auto begin_of = [&](index_t i) {
         return i < tasks ? std::upper_bound(first, first + labels, static_cast<int>(pairs * i / tasks)) - first : labels;
@@ -286,53 +286,59 @@ void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const
         const Real* row = table + l * cols;
         Real* to = t ? dtable + l * cols : nullptr;
         index_t p = l > 0 ? first[l - 1] : 0;
-        for (; p + 2 <= first[l]; p += 2) pull_row<2, w, t>(pair + p, row_of + p, weight, row, de, cols, dw, to);
-        if (p < first[l]) pull_row<1, w, t>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+        if constexpr (fresh) {  // the first visit writes
+          if (p == first[l]) std::fill(to, to + cols, Real(0));
+          else if (p + 1 == first[l]) pull_row<1, w, t, true>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 1;
+          else pull_row<2, w, t, true>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 2;
+        }
+        for (; p + 2 <= first[l]; p += 2) pull_row<2, w, t, false>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+        if (p < first[l]) pull_row<1, w, t, false>(pair + p, row_of + p, weight, row, de, cols, dw, to);
       }
     });
   };
-  if (dw && dtable) pull(std::true_type{}, std::true_type{});
-  else if (dw) pull(std::true_type{}, std::false_type{});
-  else if (dtable) pull(std::false_type{}, std::true_type{});
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  if (dw && dtable && replaced) pull(yes, yes, yes);
+  else if (dw && dtable) pull(yes, yes, no);
+  else if (dw) pull(yes, no, no);
+  else if (dtable && replaced) pull(no, yes, yes);
+  else if (dtable) pull(no, yes, no);
 }
 
-/// Every row of e is row[c] = sum over labels of w table, in blocks of 256 as products sum.
-template <class Queue, class Real>
-void mix_evenly(Queue& q, index_t rows, Real w, const Real* table, index_t labels, index_t cols, Real* e) {
+/// `put(begin, n, total)` for strips of columns: total[c] = w sum over rows of x[., begin + c], in blocks of 256 as products sum.
+template <class Queue, class Real, class Put>
+void sum_rows(Queue& q, Real w, const Real* x, index_t rows, index_t cols, const Put& put) {
   constexpr index_t width = 384, block = 256;
-  q.pool().run((cols + width - 1) / width, [&](index_t strip, int) {
-    const index_t begin = strip * width, n = std::min(width, cols - begin);
-    Real total[width] = {}, sum[width];
-    for (index_t from = 0; from < labels; from += block) {
-      std::fill(sum, sum + n, Real(0));
-      for (index_t l = from; l < std::min(labels, from + block); ++l) {
-        const Real* row = table + l * cols + begin;
-        for (index_t c = 0; c < n; ++c) sum[c] += w * row[c];
-      }
-      for (index_t c = 0; c < n; ++c) total[c] += sum[c];
-    }
-    for (index_t r = 0; r < rows; ++r) std::memcpy(e + r * cols + begin, total, static_cast<std::size_t>(n) * sizeof(Real));
-  });
-}
-/// Every row of dtable += w (sum of the rows of de).
-template <class Queue, class Real>
-void mix_evenly_pullback(Queue& q, index_t rows, Real w, const Real* de, index_t labels, index_t cols, Real* dtable) {
-  constexpr index_t width = 384, block = 64;
   q.pool().run((cols + width - 1) / width, [&](index_t strip, int) {
     const index_t begin = strip * width, n = std::min(width, cols - begin);
     Real total[width] = {}, sum[width];
     for (index_t from = 0; from < rows; from += block) {
       std::fill(sum, sum + n, Real(0));
       for (index_t r = from; r < std::min(rows, from + block); ++r) {
-        const Real* row = de + r * cols + begin;
-        for (index_t c = 0; c < n; ++c) sum[c] += row[c];
+        const Real* row = x + r * cols + begin;
+        for (index_t c = 0; c < n; ++c) sum[c] += w * row[c];
       }
       for (index_t c = 0; c < n; ++c) total[c] += sum[c];
     }
-    for (index_t c = 0; c < n; ++c) total[c] *= w;
+    put(begin, n, total);
+  });
+}
+/// Every row of e = w (sum of the rows of table).
+template <class Queue, class Real>
+void mix_evenly(Queue& q, index_t rows, Real w, const Real* table, index_t labels, index_t cols, Real* e) {
+  sum_rows(q, w, table, labels, cols, [=](index_t begin, index_t n, const Real* total) {
+    for (index_t r = 0; r < rows; ++r) std::memcpy(e + r * cols + begin, total, static_cast<std::size_t>(n) * sizeof(Real));
+  });
+}
+/// Every row of dtable += or, `replaced`, = w (sum of the rows of de).
+template <class Queue, class Real>
+void mix_evenly_pullback(Queue& q, index_t rows, Real w, const Real* de, index_t labels, index_t cols, Real* dtable, bool replaced) {
+  sum_rows(q, w, de, rows, cols, [=](index_t begin, index_t n, const Real* total) {
     for (index_t l = 0; l < labels; ++l) {
       Real* __restrict row = dtable + l * cols + begin;
-      for (index_t c = 0; c < n; ++c) row[c] += total[c];
+      if (replaced) std::memcpy(row, total, static_cast<std::size_t>(n) * sizeof(Real));
+      else
+        for (index_t c = 0; c < n; ++c) row[c] += total[c];
     }
   });
 }
