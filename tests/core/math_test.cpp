@@ -50,7 +50,16 @@ TEST_CASE("log in float is within 2 units in the last place and minus infinity a
     worst = std::max(worst, units(math::log(x), std::log(static_cast<double>(x))));
   CAPTURE(worst);
   CHECK(worst < 2);
+  for (float x = 0.4f; x < 2.1f; x += 7e-7f)  // most is lost around 1
+    worst = std::max(worst, units(math::log(x), std::log(static_cast<double>(x))));
+  for (float x = 1e-45f; x < 1.2e-38f; x = std::max(x * 1.37f, std::nextafter(x, 1.0f)))  // below the normal numbers, 1e-45 the smallest there is
+    worst = std::max(worst, units(math::log(x), std::log(static_cast<double>(x))));
+  CHECK(worst < 2);
   CHECK(math::log(0.0f) == -infinity);
+  CHECK(math::log(-0.0f) == -infinity);
+  CHECK(std::isnan(math::log(-1.0f)));
+  CHECK(std::isnan(math::log(-infinity)));
+  CHECK(math::log(std::numeric_limits<float>::max()) == Approx(88.7228391f));
   CHECK(math::log(1.0f) == 0.0f);
   CHECK(math::log(infinity) == infinity);
   CHECK(std::isnan(math::log(not_a_number)));

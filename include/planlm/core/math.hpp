@@ -37,8 +37,34 @@ PLANLM_HD inline float exp(float x) {
 }
 PLANLM_HD inline double exp(double x) { return ::exp(x); }
 
-/// Natural logarithm of a positive normal number; -infinity at zero.
-PLANLM_HD inline float log(float x) { return ::logf(x); }
+/// Natural logarithm; -infinity at zero, NaN below.
+PLANLM_HD inline float log(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::logf(x);
+#else
+  // x = 2^k m, sqrt(1/2) <= m < sqrt(2); a number below the normal ones is scaled by 2^23 first. No branches, as in exp.
+  const std::int32_t tiny = -static_cast<std::int32_t>(x < 1.17549435e-38f);
+  const float normal = x * __builtin_bit_cast(float, 0x3F800000 + (tiny & (23 << 23)));
+  const auto bits = __builtin_bit_cast(std::int32_t, normal);
+  const std::int32_t k = (bits - 0x3F3504F3) >> 23;
+  const float r = __builtin_bit_cast(float, bits - (k << 23)) - 1.0f, n = static_cast<float>(k - (tiny & 23));
+  float p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const float square = r * r;
+  const float of_number = n * 0.693359375f + (r + (n * -2.12194440e-4f + (p * r * square - 0.5f * square)));
+  const std::int32_t zero = -static_cast<std::int32_t>(x == 0.0f), above = -static_cast<std::int32_t>(x > 3.402823466e38f),
+                     none = -static_cast<std::int32_t>(!(x >= 0.0f));
+  const std::int32_t kept = __builtin_bit_cast(std::int32_t, of_number) & ~(zero | above | none);
+  return __builtin_bit_cast(float, kept | (zero & static_cast<std::int32_t>(0xFF800000)) | (above & 0x7F800000) | (none & 0x7FC00000));
+#endif
+}
 PLANLM_HD inline double log(double x) { return ::log(x); }
 
 /// a / b for normal numbers; on the GPU within 2 units in the last place for |b| below 2^126, without the slow path of exact division.

@@ -20,9 +20,12 @@ struct add_sinusoids {
     const T* from = x + r * cols;
     T* to = y + r * cols;
     const double pos = position[r], width = static_cast<double>(cols);
-    team.for_each(cols, [=](index_t c) {
-      const double angle = pos * ::exp(-9.210340371976182736 * static_cast<double>(c - c % 2) / width);  // ln 10000
-      to[c] = A(from[c]) + A(c % 2 ? ::cos(angle) : ::sin(angle));
+    const index_t n = cols;
+    team.for_each((n + 1) / 2, [=](index_t pair) {
+      const index_t c = 2 * pair;
+      const double angle = pos * ::exp(-9.210340371976182736 * static_cast<double>(c) / width);  // ln 10000
+      to[c] = A(from[c]) + A(::sin(angle));
+      if (c + 1 < n) to[c + 1] = A(from[c + 1]) + A(::cos(angle));
     });
   }
 };
@@ -39,15 +42,17 @@ struct rotate {
     using A = accum_of<T>;
     T* row = x + r * stride;
     const double pos = position[r], w = static_cast<double>(width), log_b = log_base;
-    const index_t pairs = width / 2, d = width;
+    const index_t pairs = width / 2, d = width, all = heads;
     const A sign = direction;
-    team.for_each(heads * pairs, [=](index_t i) {
-      const index_t at = i / pairs * d + 2 * (i % pairs);
-      const double angle = pos * ::exp(-log_b * static_cast<double>(2 * (i % pairs)) / w);
+    team.for_each(pairs, [=](index_t i) {
+      const double angle = pos * ::exp(-log_b * static_cast<double>(2 * i) / w);
       const A c = A(::cos(angle)), s = sign * A(::sin(angle));
-      const A a = row[at], b = row[at + 1];
-      row[at] = a * c - b * s;
-      row[at + 1] = a * s + b * c;
+      for (index_t head = 0; head < all; ++head) {  // an angle is much dearer than what it turns
+        T* at = row + head * d + 2 * i;
+        const A a = at[0], b = at[1];
+        at[0] = a * c - b * s;
+        at[1] = a * s + b * c;
+      }
     });
   }
 };

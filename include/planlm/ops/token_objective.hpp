@@ -97,22 +97,30 @@ struct token_objective {
     const A given = A(row[at]), least = floor;
     const row_softmax<A> s = softmax_of_row<false>(team, row, n);
     const A inverse = A(1 / s.whole), top = s.top, a = given - top > A(-INFINITY) ? w : A(0);
+    constexpr bool keep = std::is_same_v<T, A>;  // else probabilities are computed again rather than rounded
+    const auto probability = [=](index_t i) { return math::exp(A(row[i]) - top) * inverse; };
+    team.sync();  // every lane has read the row
     const A mean = team.template sum<A>(n, [=](index_t i) {
-      const A p = math::exp(A(row[i]) - top) * inverse;
+      const A p = probability(i);
+      if constexpr (keep) row[i] = p;
       return p * math::log(p + least);
     });
+    const auto kept = [=](index_t i) {
+      if constexpr (keep) return A(row[i]);
+      else return probability(i);
+    };
     const A whole = team.template sum<A>(n, [=](index_t i) {
-      const A q = math::exp(A(row[i]) - top) * inverse + least;
+      const A q = kept(i) + least;
       return q * math::log(q);
     });
     if (team.leader()) {
       nll[r] = -s.log_probability(given, ::log(s.whole));
       entropy[r] = -whole;
     }
-    team.sync();  // every lane has read the row
+    team.sync();
     team.for_each(n, [=](index_t i) {
-      const A p = math::exp(A(row[i]) - top) * inverse;
-      row[i] = (p > A(0) ? p * (a + h * (math::log(p + least) - mean)) : A(0)) - (i == at ? a : A(0));
+      const A p = kept(i);  // of 0 comes 0, as the logarithm is that of the floor at least: no branch
+      row[i] = p * (a + h * (math::log(p + least) - mean)) - (i == at ? a : A(0));
     });
   }
 };
