@@ -256,7 +256,7 @@ TEST_CASE("the kernels of the balance give the same bits under lanes, and thread
   const numbers u = walks(last, 301, 1, 0);
   using steps = ops::kernel::point_steps<double>;
   const auto run = [&](auto launch) {
-    numbers du(u.size(), nan_value), kept(2 * u.size()), sums(8, nan_value), each(4, nan_value), total(1, nan_value);
+    numbers du(u.size(), nan_value), kept(3 * u.size()), sums(8, nan_value), each(4, nan_value), total(1, nan_value);
     std::vector<ops::kernel::balance_segment> segments(4 * ops::kernel::most_segments);
     const steps s{u.data(), 301, du.data()};
     launch(4, ops::kernel::sub_trajectory_balance<steps>{s, last.data(), kept.data(), segments.data(), sums.data(), 301, 0.9});

@@ -8,12 +8,13 @@
 ///   M0 = sum lambda^(t-i),  M1 = sum lambda^(t-i) (u_t - u_i),  M2 = sum lambda^(t-i) (u_t - u_i)^2,
 /// the pairs that end at t + 1 add M2 + 2 d M1 + d^2 M0 to num: nothing cancels, however large u is. Moments from the left and from the right
 /// give both gradients: of a point and of a step. A trajectory is cut into up to 120 segments by its length alone; moments of segments
-/// compose, so a team scans them side by side and every backend adds in the same order. Segments are joined sixteen at a time first, so that
-/// none of them has a long way to its ends. All sums are in double.
+/// compose, so a team scans them side by side, a CPU thread eight of them in vectors, and every backend adds in the same order. Segments are
+/// joined sixteen at a time first, so that none of them has a long way to its ends. All sums are in double.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <planlm/backend/context.hpp>
+#include <planlm/ops/balance_segments.hpp>
 
 namespace planlm::ops {
 
@@ -22,39 +23,6 @@ namespace planlm::ops {
 enum class balance_mean { pairs, trajectories };
 
 namespace kernel {
-
-/// Moments about the last point of what lies before it, and about the first point of what lies behind it.
-struct balance_moments {
-  double zeroth, first, second;
-};
-/// A stretch of steps from point a to point b: its decay lambda^(b - a), its rise u_b - u_a, moments about b of the points after a, moments
-/// about a of the points before b, and what its own pairs' ends add to num and den.
-struct balance_segment {
-  double decay, rise, left0, left1, left2, right0, right1, num, den;
-};
-
-/// Moments about the far end of a segment, from those about its near end: coming from the left, and from the right (no second moment).
-PLANLM_HD inline balance_moments past(const balance_moments& m, const balance_segment& p) {
-  return {p.left0 + p.decay * m.zeroth, p.left1 + p.decay * (m.first + p.rise * m.zeroth),
-          p.left2 + p.decay * (m.second + p.rise * (2 * m.first + p.rise * m.zeroth))};
-}
-PLANLM_HD inline balance_moments back_past(const balance_moments& m, const balance_segment& p) {
-  return {p.right0 + p.decay * m.zeroth, p.right1 + p.decay * (m.first - p.rise * m.zeroth), 0};
-}
-/// Two neighbours as one segment.
-PLANLM_HD inline balance_segment joined(const balance_segment& a, const balance_segment& b) {
-  const balance_moments left = past({a.left0, a.left1, a.left2}, b), right = back_past({b.right0, b.right1, 0}, a);
-  return {a.decay * b.decay, a.rise + b.rise, left.zeroth, left.first, left.second, right.zeroth, right.first, 0, 0};
-}
-
-/// How many segments a trajectory of n steps is cut into, and where segment k begins. Of the room for a trajectory the last eight places
-/// are those of its groups.
-inline constexpr index_t most_segments = 128, balance_groups = 8, balance_group = 16;
-PLANLM_HD constexpr index_t balance_segments(index_t n) {
-  if (n < 16) return 1;
-  return n < 256 ? n / 8 : n < 1024 ? 32 : n < 2048 ? 64 : most_segments - balance_groups;
-}
-PLANLM_HD constexpr index_t balance_begin(index_t n, index_t k) { return n * k / balance_segments(n); }
 
 /// Steps of given points u (B, cols).
 template <class A>
@@ -95,7 +63,7 @@ template <class Steps>
 struct sub_trajectory_balance {
   Steps steps;
   const int* last;           // (B): n, the number of the last point
-  double* kept;              // (B, cols, 2): M0 and the pairs' first moment at every point
+  double* kept;              // (B, cols, 3): of a trajectory what its points keep (cols, 2), then its steps
   balance_segment* segment;  // (B, most_segments)
   double* sums;              // (B, 2): num, den
   index_t cols;
@@ -107,76 +75,37 @@ struct sub_trajectory_balance {
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const index_t width = cols, n = last[r] < 0 ? 0 : (last[r] < width ? last[r] : width - 1);
     const Steps s = steps;
-    const double l = lambda;
-    double* at = kept + 2 * r * cols;
+    double *at = kept + 3 * r * cols, *step = at + 2 * cols;
     balance_segment* part = segment + most_segments * r;
     const index_t parts = n > 0 ? balance_segments(n) : 0;
-    team.for_each(parts, [=](index_t k) {
-      balance_segment own{1, 0, 0, 0, 0, 0, 0, 0, 0};
-      const index_t end = balance_begin(n, k + 1);
-      for (index_t t = balance_begin(n, k); t < end; ++t) {
-        const double d = s.step(r, t);
-        own.right0 += own.decay;
-        own.right1 -= own.decay * own.rise;
-        const double pairs1 = own.left1 + own.left0 * d;
-        const double pairs2 = own.left2 + d * (2 * own.left1 + own.left0 * d);
-        own.left0 = 1 + l * own.left0;
-        own.left1 = l * pairs1;
-        own.left2 = l * pairs2;
-        own.rise += d;
-        own.decay *= l;
-      }
-      part[k] = own;
-    });
+    const balance_trajectory<Steps> own{s, r, n, parts, lambda, at, step, part};
+    team.for_each(n, [=](index_t t) { step[t] = s.step(r, t); });
+    team.sync();
+    run_pass(team, balance_open_pass<Steps>{own});
     team.sync();
     const index_t groups = (parts + balance_group - 1) / balance_group;
     balance_segment* group = part + (most_segments - balance_groups);
+    const auto end_of = [=](index_t g) { return (g + 1) * balance_group < parts ? (g + 1) * balance_group : parts; };
     team.for_each(groups > 1 ? groups : 0, [=](index_t g) {
-      const index_t end = (g + 1) * balance_group < parts ? (g + 1) * balance_group : parts;
       balance_segment all = part[g * balance_group];
-      for (index_t b = g * balance_group + 1; b < end; ++b) all = joined(all, part[b]);
+      for (index_t b = g * balance_group + 1; b < end_of(g); ++b) all = joined(all, part[b]);
       group[g] = all;
     });
     team.sync();
-    // From the left: what each point's pairs with the points before it add.
-    team.for_each(parts, [=](index_t k) {
+    team.for_each(groups, [=](index_t own_group) {
       balance_moments m{1, 0, 0};  // at point 0: itself
-      const index_t own = k / balance_group;
-      for (index_t g = 0; g < own; ++g) m = past(m, group[g]);
-      for (index_t b = own * balance_group; b < k; ++b) m = past(m, part[b]);
-      double num = 0, den = 0;
-      if (k == 0) at[0] = 1, at[1] = 0;
-      const index_t end = balance_begin(n, k + 1);
-      for (index_t t = balance_begin(n, k); t < end; ++t) {
-        const double d = s.step(r, t);
-        const double pairs1 = m.first + m.zeroth * d;
-        const double pairs2 = m.second + d * (2 * m.first + m.zeroth * d);
-        num += pairs2;
-        den += m.zeroth;
-        m = {1 + l * m.zeroth, l * pairs1, l * pairs2};
-        at[2 * (t + 1)] = m.zeroth;
-        at[2 * (t + 1) + 1] = pairs1;
-      }
-      part[k].num = num;
-      part[k].den = den;
+      for (index_t g = 0; g < own_group; ++g) m = past(m, group[g]);
+      for (index_t b = own_group * balance_group; b < end_of(own_group); ++b) part[b].before = m, m = past(m, part[b]);
+      m = {1, 0, 0};
+      for (index_t g = groups - 1; g > own_group; --g) m = back_past(m, group[g]);
+      for (index_t b = end_of(own_group) - 1; b >= own_group * balance_group; --b) part[b].behind = m, m = back_past(m, part[b]);
     });
+    if (team.leader() && n > 0) at[0] = 1, at[1] = 0;
     team.sync();
-    // From the right: gradients. Step t is part of every pair that lies around it, point t of every pair that it ends.
-    team.for_each(parts, [=](index_t k) {
-      balance_moments m{1, 0, 0};
-      const index_t own = k / balance_group, end = (own + 1) * balance_group < parts ? (own + 1) * balance_group : parts;
-      for (index_t g = groups - 1; g > own; --g) m = back_past(m, group[g]);
-      for (index_t b = end - 1; b > k; --b) m = back_past(m, part[b]);
-      const index_t begin = balance_begin(n, k);
-      for (index_t t = balance_begin(n, k + 1) - 1; t >= begin; --t) {
-        const double d = s.step(r, t), left0 = at[2 * t], pairs1 = at[2 * t + 1];
-        const double behind = m.first - m.zeroth * d;
-        s.write_step(r, t, 2 * (l * pairs1 * m.zeroth - left0 * behind));
-        s.write_point(r, t, 2 * (pairs1 + behind));
-        m = {1 + l * m.zeroth, l * behind, 0};
-      }
-      if (k == parts - 1) s.write_point(r, n, 2 * at[2 * n + 1]);
-    });
+    run_pass(team, balance_left_pass<Steps>{own});
+    team.sync();
+    run_pass(team, balance_right_pass<Steps>{own});
+    if (team.leader() && n > 0) s.write_point(r, n, 2 * at[2 * n + 1]);
     team.for_each(width, [=](index_t k) {
       if (k > n || n == 0) s.write_point(r, k, 0);
       if (k >= n && k + 1 < width) s.write_step(r, k, 0);
@@ -228,7 +157,7 @@ void balance(context<B>& cx, const Steps& steps, indices<B> last, double lambda,
              view<typename B::accum, 1, typename B::space> each, view<typename B::accum, 1, typename B::space> total) {
   const index_t rows = last.size();
   auto scope = cx.scope();
-  const auto kept = cx.template make_of<double>(rows, cols, 2);
+  const auto kept = cx.template make_of<double>(rows, cols, 3);
   const auto segments = cx.template make_of<balance_segment>(rows, most_segments);
   const auto sums = cx.template make_of<double>(rows, 2);
   B::for_rows(cx.queue(), rows, sub_trajectory_balance<Steps>{steps, last.data, kept.data, segments.data, sums.data, cols, lambda});
