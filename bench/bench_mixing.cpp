@@ -2,7 +2,10 @@
 ///
 ///     bench_mixing [--threads=N] [--benchmark_filter='top5/K1024']
 ///
-/// Cases are POLICY/SIZE: full (softmax), top5, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; `products` are
+/// The gradient of the table is written, not added to (into::replace), as the peer's, which has none before. Training in this library adds to
+/// gradients that are zeroed once a step: top5_adding is top5 that way, with the zeroing, and so is its peer.
+///
+/// Cases are POLICY/SIZE: full (softmax), top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; `products` are
 /// the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns with one of them
 /// replaced, K64 (labels), S64 (sentences), C64 (columns), or all three, S64xK64xC64. Inputs are the hashed arrays of bench/peers/README.md;
 /// bench/peers/mixing.py does the same work. Checks: `loss` is <e, de>; `score_gradient`, `table_gradient` are Euclidean norms, 0 where no
@@ -73,15 +76,16 @@ struct needs {
   index_t chosen = 0;  // labels of a sentence that have a weight; 0: all
   bool all_of_dw = true;
   bool alike = false;  // one row of weights for all sentences: one row of e, one sum of de
+  bool adds = false;   // to a gradient of the table that is zeroed
 };
-/// The gradient of the table is made anew, as the peer's: all its rows are written, none is read.
+/// The gradient of the table is made anew: all its rows are written, none is read. What adds reads and writes once more.
 bench::figures figures_of(const shape& n, const needs& what) {
   const double s = double(n.s), k = double(n.k), c = double(n.c), chosen = what.chosen ? double(what.chosen) : k;
   const double rows = std::min(k, what.alike ? chosen : s * chosen);  // of the table that are read forward
   const double backward = !what.passes_gradient ? 0 : what.all_of_dw ? k : chosen;
   const double read = what.passes_gradient && what.all_of_dw ? k : rows;
   return {.flops = what.alike ? s * c + 2 * chosen * c : 2 * s * c * (2 * chosen + backward),
-          .bytes = 4 * ((what.reads_logits ? s * k : 0) + (what.passes_gradient ? s * k : 0) + 2 * s * c + (read + k) * c)};
+          .bytes = 4 * ((what.reads_logits ? s * k : 0) + (what.passes_gradient ? s * k : 0) + 2 * s * c + (read + k + (what.adds ? 2 * rows : 0)) * c)};
 }
 
 /// `policy(operands)` is the mixing policy.
@@ -91,8 +95,9 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
   const auto mix = policy(o);
   const auto step = [&] {
     auto scope = o.cx.scope();
+    if (what.adds) o.theta.zero_grads(o.cx);
     auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
-    benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads, into::replace).data);
+    benchmark::DoNotOptimize(pullback(o.gradient(), o.theta.grads, what.adds ? into::add : into::replace).data);
     benchmark::DoNotOptimize(e.data);
   };
   // The peers' first two steps are not timed either.
@@ -115,7 +120,7 @@ void products(benchmark::State& state, int threads, const shape& n) {
   const auto step = [&] {
     auto scope = o.cx.scope();
     benchmark::DoNotOptimize(ops::matmul(o.cx, o.logits(), table).data);
-    ops::matmul_tn_add(o.cx, o.logits(), o.gradient(), o.theta.grads.table);
+    B::gemm(o.cx.queue(), 1, transposed(o.logits()), plain(o.gradient()), plain(o.theta.grads.table), into::replace);
     benchmark::DoNotOptimize(ops::matmul_nt(o.cx, o.gradient(), table).data);
   };
   step(), step();
@@ -146,6 +151,7 @@ int main(int argc, char** argv) {
     const needs row_of_a_label{.reads_logits = false, .passes_gradient = false, .chosen = 1};
     add("full", threads, {}, [](const operands&) { return mixture{}; });
     add("top5", threads, {.chosen = 5, .all_of_dw = false}, [](const operands&) { return top_k{5}; });
+    add("top5_adding", threads, {.chosen = 5, .all_of_dw = false, .adds = true}, [](const operands&) { return top_k{5}; });
     add("gumbel", threads, {}, [](const operands&) { return gumbel_softmax{}; });
     add("gumbel_hard", threads, {.chosen = 1}, [](const operands&) { return gumbel_softmax{.discrete = true}; });
     add("straight_through", threads, {.chosen = 1}, [](const operands&) { return straight_through{}; });

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The label mixtures of bench/bench_mixing.cpp in PyTorch, forward and backward, by autograd; peer.py says how it is called.
 
-POLICY/SIZE: full, top5, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; products are the three bare products,
+POLICY/SIZE: full, top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; products are the three bare products,
 into memory that is there already. SIZE: 512 sentences, 1024 labels, 768 columns with one of them replaced, K64, S64, C64, or S64xK64xC64.
 README.md gives the formulas of the inputs.
 
@@ -9,6 +9,9 @@ Each policy is written as PyTorch does it best: labels that have all weight are 
 `embedding_bag` with the five weights, which is faster by far, eager and compiled, than top5_gathered, a weighted sum of gathered rows, and
 top5_dense, five weights scattered into a row of zeros and a product. straight_through and gumbel_hard are one-hot rows times the table, as PyTorch's own
 `gumbel_softmax(hard=True)` has it: an `autograd.Function` could take rows forward.
+
+The gradient of the table is None before a step, so that autograd need not add to it, but with top5_adding: there it is zeroed in the step, as by
+`zero_grad(set_to_none=False)`.
 
 What gumbel and sampled draw while they are timed comes from PyTorch's generator, as in its own `gumbel_softmax`; for the check numbers the
 same function is given our draws, philox4x32 of sentence and label.
@@ -63,6 +66,10 @@ def top5(s, table):
     return F.embedding_bag(at, table, mode="sum", per_sample_weights=torch.softmax(values, -1))
 
 
+def top5_adding(s, table):
+    return top5(s, table)
+
+
 def chosen_of(s, p):
     """One-hot of the largest score forward, p backward."""
     return torch.zeros_like(s).scatter(-1, s.argmax(-1, keepdim=True), 1.0) - p.detach() + p
@@ -107,7 +114,7 @@ def oracle(s, table, label):
     return F.embedding(label, table)
 
 
-POLICIES = {f.__name__: f for f in (full, top5_dense, top5_gathered, top5, gumbel, gumbel_hard, straight_through, hard, sampled, uniform,
+POLICIES = {f.__name__: f for f in (full, top5_dense, top5_gathered, top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform,
                                     fixed, oracle)}
 WITHOUT_GRADIENT = ("hard", "sampled", "uniform", "fixed", "oracle")  # of the scores
 
@@ -149,7 +156,11 @@ def make(case, wrap):
     always = (torch.from_numpy((hashed.hashes(sentences, LABELS) % labels).astype("int64")),) if name == "oracle" else ()
 
     def step(*draws):
-        kept["c"] = s.grad = table.grad = None
+        kept["c"] = s.grad = None
+        if name == "top5_adding" and table.grad is not None:
+            table.grad.zero_()
+        else:
+            table.grad = None
         kept["c"] = forward(s, table, *always, *draws)
         kept["c"].backward(g)
 

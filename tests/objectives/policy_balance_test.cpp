@@ -394,7 +394,7 @@ TEST_CASE("rows of the policy's balance have the same bits under lanes, batches 
   }
   using steps = balance_kernel::anchored_steps<double>;
   const auto run = [&](auto launch) {
-    numbers dtaken(240), dstop(246), droot(6, nan_value), anchor{0.3, -0.2}, kept(2 * 41 * 6), sums(12), each(6), total(1), dflow(2);
+    numbers dtaken(240), dstop(246), droot(6, nan_value), anchor{0.3, -0.2}, kept(3 * 41 * 6), sums(12), each(6), total(1), dflow(2);
     std::vector<int> last(6);
     for (index_t r = 0; r < 6; ++r) balance_kernel::last_points{b.length.data(), last.data(), 40, 1}(r);
     std::vector<ops::kernel::balance_segment> segments(6 * ops::kernel::most_segments);

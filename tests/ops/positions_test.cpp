@@ -1,6 +1,8 @@
 #include <planlm/ops/positions.hpp>
 
 #include <cmath>
+#include <span>
+#include <vector>
 
 #include <planlm/backend/cpu/cpu.hpp>
 #include <planlm/testing/compare.hpp>
@@ -35,4 +37,28 @@ TEST_CASE(
                                                       -std::sin(slow), std::cos(slow), 9}) < 1e-15);
   ops::rotate(cx, x, 1, 1, 4, indices<B>(cx.upload(positions)), 100, false);
   CHECK(largest_error(cx.read(x), start) < 1e-15);
+}
+
+TEST_CASE("all heads of a row turn by the same angles") {
+  context<B> cx;
+  const std::vector<int> positions{5};
+  const std::vector<double> start{1, 2, 3, 4, 7, 1, 2, 3, 4, 8};  // two heads of width 4, and a column behind each of them that none turns
+  const tensor<B> x = cx.upload(std::span<const double>(start), 1, 10), one = cx.upload(std::span<const double>(start), 2, 5);
+  const std::vector<int> twice{5, 5};
+  ops::rotate(cx, x, 0, 2, 5, indices<B>(cx.upload(positions)), 10, true);
+  ops::rotate(cx, one, 0, 1, 5, indices<B>(cx.upload(twice)), 10, true);
+  const auto heads = cx.read(x);
+  CHECK(heads == cx.read(one));
+  CHECK(std::abs(heads[0] - (std::cos(5.0) - 2 * std::sin(5.0))) < 1e-14);
+  CHECK(std::abs(heads[5] - heads[0]) == 0);
+  CHECK(heads[4] == 7);
+  CHECK(heads[9] == 8);
+}
+
+TEST_CASE("an odd number of columns ends with a sine") {
+  context<B> cx;
+  const std::vector<int> positions{4};
+  const auto y = cx.read(ops::add_sinusoids(cx, const_tensor<B>(cx.make_zero(1, 3)), indices<B>(cx.upload(positions))));
+  const double slow = 4 * std::pow(10000.0, -2.0 / 3);
+  CHECK(largest_error(y, std::vector<double>{std::sin(4.0), std::cos(4.0), std::sin(slow)}) < 1e-15);
 }

@@ -45,9 +45,9 @@ PLANLM_HD inline float log(float x) {
   // x = 2^k m, sqrt(1/2) <= m < sqrt(2); a number below the normal ones is scaled by 2^23 first. No branches, as in exp.
   const std::int32_t tiny = -static_cast<std::int32_t>(x < 1.17549435e-38f);
   const float normal = x * __builtin_bit_cast(float, 0x3F800000 + (tiny & (23 << 23)));
-  const auto bits = __builtin_bit_cast(std::int32_t, normal);
-  const std::int32_t k = (bits - 0x3F3504F3) >> 23;
-  const float r = __builtin_bit_cast(float, bits - (k << 23)) - 1.0f, n = static_cast<float>(k - (tiny & 23));
+  const auto bits = __builtin_bit_cast(std::uint32_t, normal);
+  const std::int32_t k = static_cast<std::int32_t>(bits - 0x3F3504F3u) >> 23;
+  const float r = __builtin_bit_cast(float, bits - (static_cast<std::uint32_t>(k) << 23)) - 1.0f, n = static_cast<float>(k - (tiny & 23));
   float p = 7.0376836292e-2f;
   p = p * r - 1.1514610310e-1f;
   p = p * r + 1.1676998740e-1f;

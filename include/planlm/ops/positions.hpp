@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <planlm/backend/context.hpp>
+#include <planlm/backend/team.hpp>
 #include <planlm/core/bfloat16.hpp>
 
 namespace planlm::ops {
@@ -44,16 +45,19 @@ struct rotate {
     const double pos = position[r], w = static_cast<double>(width), log_b = log_base;
     const index_t pairs = width / 2, d = width, all = heads;
     const A sign = direction;
-    team.for_each(pairs, [=](index_t i) {
-      const double angle = pos * ::exp(-log_b * static_cast<double>(2 * i) / w);
+    const auto turn = [=](index_t pair, index_t from, index_t to) {
+      const double angle = pos * ::exp(-log_b * static_cast<double>(2 * pair) / w);
       const A c = A(::cos(angle)), s = sign * A(::sin(angle));
-      for (index_t head = 0; head < all; ++head) {  // an angle is much dearer than what it turns
-        T* at = row + head * d + 2 * i;
+      for (index_t head = from; head < to; ++head) {
+        T* at = row + head * d + 2 * pair;
         const A a = at[0], b = at[1];
         at[0] = a * c - b * s;
         at[1] = a * s + b * c;
       }
-    });
+    };
+    // An angle is much dearer than what it turns: members that come by one after another take it for all heads.
+    if constexpr (VisitsNeighbours<Team>) team.for_each(pairs, [=](index_t i) { turn(i, 0, all); });
+    else team.for_each(all * pairs, [=](index_t i) { turn(i % pairs, i / pairs, i / pairs + 1); });
   }
 };
 }  // namespace kernel

@@ -63,19 +63,20 @@ template <class Steps>
 struct sub_trajectory_balance {
   Steps steps;
   const int* last;           // (B): n, the number of the last point
-  double* kept;              // (B, cols, 3): of a trajectory what its points keep (cols, 2), then its steps
+  double* kept;              // (B, cols, kept_of_point): of a trajectory what its points keep (cols, 2), then its steps
   balance_segment* segment;  // (B, most_segments)
   double* sums;              // (B, 2): num, den
   index_t cols;
   double lambda;
 
+  static constexpr index_t kept_of_point = 3;
   PLANLM_HD index_t width() const { return cols; }
 
   template <class Team>
   PLANLM_HD void operator()(const Team& team, index_t r) const {
     const index_t width = cols, n = last[r] < 0 ? 0 : (last[r] < width ? last[r] : width - 1);
     const Steps s = steps;
-    double *at = kept + 3 * r * cols, *step = at + 2 * cols;
+    double *at = kept + kept_of_point * r * cols, *step = at + 2 * cols;
     balance_segment* part = segment + most_segments * r;
     const index_t parts = n > 0 ? balance_segments(n) : 0;
     const balance_trajectory<Steps> own{s, r, n, parts, lambda, at, step, part};
@@ -157,7 +158,7 @@ void balance(context<B>& cx, const Steps& steps, indices<B> last, double lambda,
              view<typename B::accum, 1, typename B::space> each, view<typename B::accum, 1, typename B::space> total) {
   const index_t rows = last.size();
   auto scope = cx.scope();
-  const auto kept = cx.template make_of<double>(rows, cols, 3);
+  const auto kept = cx.template make_of<double>(rows, cols, sub_trajectory_balance<Steps>::kept_of_point);
   const auto segments = cx.template make_of<balance_segment>(rows, most_segments);
   const auto sums = cx.template make_of<double>(rows, 2);
   B::for_rows(cx.queue(), rows, sub_trajectory_balance<Steps>{steps, last.data, kept.data, segments.data, sums.data, cols, lambda});

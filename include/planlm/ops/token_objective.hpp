@@ -97,9 +97,14 @@ struct token_objective {
     const A given = A(row[at]), least = floor;
     const row_softmax<A> s = softmax_of_row<false>(team, row, n);
     const A inverse = A(1 / s.whole), top = s.top, a = given - top > A(-INFINITY) ? w : A(0);
+    if (!s.distribution()) {  // of no use, but bounded: values NaN, no gradient
+      if (team.leader()) nll[r] = entropy[r] = A(NAN);
+      team.for_each(n, [=](index_t i) { row[i] = A(0) - (i == at ? a : A(0)); });
+      return;
+    }
+    // An element of the row stays its lane's own: nobody has to wait for another.
     constexpr bool keep = std::is_same_v<T, A>;  // else probabilities are computed again rather than rounded
     const auto probability = [=](index_t i) { return math::exp(A(row[i]) - top) * inverse; };
-    team.sync();  // every lane has read the row
     const A mean = team.template sum<A>(n, [=](index_t i) {
       const A p = probability(i);
       if constexpr (keep) row[i] = p;
@@ -117,10 +122,9 @@ struct token_objective {
       nll[r] = -s.log_probability(given, ::log(s.whole));
       entropy[r] = -whole;
     }
-    team.sync();
     team.for_each(n, [=](index_t i) {
-      const A p = kept(i);  // of 0 comes 0, as the logarithm is that of the floor at least: no branch
-      row[i] = p * (a + h * (math::log(p + least) - mean)) - (i == at ? a : A(0));
+      const A p = kept(i);  // where it is 0 the gradient is 0 (not -0) without a branch: the logarithm is the floor's at least
+      row[i] = (i == at ? -a : A(0)) + p * (a + h * (math::log(p + least) - mean));
     });
   }
 };

@@ -266,7 +266,7 @@ struct cpu {
                                view<const Real, 2> de, view<Real, 2> dw, view<Real, 2> dtable, into mode) {
     if (weight)
       return cpu_detail::mix_few_pullback(q, de.rows(), label.cols(), label.data, weight.data, table.data, table.rows(), de.cols(), de.data,
-                                          dw.data, dtable.data, mode == into::replace);
+                                          dw.data, dtable.data, mode);
     if (!dtable) return;
     if (mode == into::replace) zero(q, dtable.data, static_cast<std::size_t>(dtable.size()) * sizeof(Real));
     cpu_detail::scatter_add_rows(q, de.rows(), de.cols(), table.rows(), de.data, label.data, dtable.data);
@@ -275,7 +275,7 @@ struct cpu {
     cpu_detail::mix_evenly(q, e.rows(), weight, table.data, table.rows(), e.cols(), e.data);
   }
   static void mix_evenly_pullback(queue& q, Real weight, view<const Real, 2> de, view<Real, 2> dtable, into mode) {
-    cpu_detail::mix_evenly_pullback(q, de.rows(), weight, de.data, dtable.rows(), de.cols(), dtable.data, mode == into::replace);
+    cpu_detail::mix_evenly_pullback(q, de.rows(), weight, de.data, dtable.rows(), de.cols(), dtable.data, mode);
   }
 
  private:

@@ -13,6 +13,7 @@
 #include <limits>
 #include <string>
 #include <type_traits>
+#include <planlm/backend/concept.hpp>
 #include <planlm/backend/cpu/simd.hpp>
 #include <planlm/core/config.hpp>
 #include <planlm/core/error.hpp>
@@ -191,8 +192,8 @@ Real sum_of_lanes(const typename simd<Real>::type& x) {
   return lane[0];
 }
 
-/// P pairs of one label, `table` and `dtable` its rows: with Weights dw = <de_s, E_k>, with Table dE_k += sum of w de_s (= if Fresh).
-template <int P, bool Weights, bool Table, bool Fresh, class Real>
+/// P pairs of one label, `table` and `dtable` its rows: with Weights dw = <de_s, E_k>, with Table dE_k += or, by Mode, = sum of w de_s.
+template <int P, bool Weights, bool Table, into Mode, class Real>
 void pull_row(const int* pair, const int* row_of, const Real* weight, const Real* table, const Real* de, index_t cols, Real* dw,
               Real* dtable) {
   using v = typename simd<Real>::type;
@@ -208,7 +209,7 @@ void pull_row(const int* pair, const int* row_of, const Real* weight, const Real
       const index_t at = c + u * width;
       v row = {}, sum = {};
       if constexpr (Weights) row = simd<Real>::load(row_at + at);
-      if constexpr (Table && !Fresh) sum = simd<Real>::load(sum_at + at);
+      if constexpr (Table && Mode == into::add) sum = simd<Real>::load(sum_at + at);
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         const v d = simd<Real>::load(d_at[p] + at);
@@ -224,7 +225,7 @@ void pull_row(const int* pair, const int* row_of, const Real* weight, const Real
     Real row[block] = {}, sum[block] = {}, d[P][block] = {};
     const Real* rest[P];
     if constexpr (Weights) std::copy(table + full, table + cols, row);
-    if constexpr (Table && !Fresh) std::copy(dtable + full, dtable + cols, sum);
+    if constexpr (Table && Mode == into::add) std::copy(dtable + full, dtable + cols, sum);
     for (int p = 0; p < P; ++p) std::copy(from[p] + full, from[p] + cols, d[p]), rest[p] = d[p];
     visit(row, sum, rest, 0);
     if constexpr (Table) std::copy(sum, sum + (cols - full), dtable + full);
@@ -255,10 +256,10 @@ void take_rows(Queue& q, index_t rows, const int* label, const Real* table, inde
       else std::memcpy(e + r * cols, table + static_cast<index_t>(label[r]) * cols, bytes);
   });
 }
-/// dw (rows, k) =, dtable (labels, cols) += or, `replaced`, =; either may be null.
+/// dw (rows, k) =, dtable (labels, cols) += or =; either may be null.
 template <class Queue, class Real>
 void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const Real* weight, const Real* table, index_t labels,
-                      index_t cols, const Real* de, Real* dw, Real* dtable, bool replaced) {
+                      index_t cols, const Real* de, Real* dw, Real* dtable, into mode) {
   const index_t pairs = rows * k;
   if (pairs > std::numeric_limits<int>::max())
     throw shape_error("label mixing: " + std::to_string(rows) + " sentences with " + std::to_string(k) +
@@ -274,35 +275,51 @@ void mix_few_pullback(Queue& q, index_t rows, index_t k, const int* label, const
       const int at = first[label[p]]++;  // first[l] becomes the end of l
       pair[at] = static_cast<int>(p), row_of[at] = static_cast<int>(r);
     }
-  // A task has the labels that end in its share of the pairs.
-  const index_t tasks = std::clamp<index_t>(pairs / 64, 1, 8 * q.threads());
-  const auto pull = [&](auto weights, auto rows_of_table, auto replaces) {
-    constexpr bool w = decltype(weights)::value, t = decltype(rows_of_table)::value, fresh = decltype(replaces)::value;
+  // A task has the labels that end in its share of the work: of the pairs, and where all rows are written, of the labels too.
+  const index_t of_label = dtable && mode == into::replace ? 1 : 0, work = pairs + of_label * labels;
+  const index_t tasks = std::clamp<index_t>(work / 64, 1, 8 * q.threads());
+  const auto begin_of = [=](index_t task) {
+    index_t low = 0, high = task < tasks ? labels : 0;  // the first label with more than this behind it
+    while (low < high) {
+      const index_t l = (low + high) / 2;
+      if (first[l] + of_label * (l + 1) > work * task / tasks) high = l;
+      else low = l + 1;
+    }
+    return task < tasks ? low : labels;
+  };
+  const auto pull = [&](auto weights, auto rows_of_table, auto written) {
+    constexpr bool w = decltype(weights)::value, t = decltype(rows_of_table)::value;
+    constexpr into by = decltype(written)::value;
     q.pool().run(tasks, [&](index_t task, int) {
-      const auto begin_of = [&](index_t i) {
-        return i < tasks ? std::upper_bound(first, first + labels, static_cast<int>(pairs * i / tasks)) - first : labels;
-      };
       for (index_t l = task > 0 ? begin_of(task) : 0, end = begin_of(task + 1); l < end; ++l) {
         const Real* row = table + l * cols;
         Real* to = t ? dtable + l * cols : nullptr;
         index_t p = l > 0 ? first[l - 1] : 0;
-        if constexpr (fresh) {  // the first visit writes
-          if (p == first[l]) std::fill(to, to + cols, Real(0));
-          else if (p + 1 == first[l]) pull_row<1, w, t, true>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 1;
-          else pull_row<2, w, t, true>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 2;
+        if constexpr (t && by == into::replace) {  // the first visit writes
+          if (p == first[l]) {
+            index_t empty = l + 1;
+            while (empty < end && first[empty] == p) ++empty;
+            std::memset(to, 0, static_cast<std::size_t>((empty - l) * cols) * sizeof(Real));
+            l = empty - 1;
+            continue;
+          }
+          if (p + 1 == first[l]) pull_row<1, w, t, by>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 1;
+          else pull_row<2, w, t, by>(pair + p, row_of + p, weight, row, de, cols, dw, to), p += 2;
         }
-        for (; p + 2 <= first[l]; p += 2) pull_row<2, w, t, false>(pair + p, row_of + p, weight, row, de, cols, dw, to);
-        if (p < first[l]) pull_row<1, w, t, false>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+        for (; p + 2 <= first[l]; p += 2) pull_row<2, w, t, into::add>(pair + p, row_of + p, weight, row, de, cols, dw, to);
+        if (p < first[l]) pull_row<1, w, t, into::add>(pair + p, row_of + p, weight, row, de, cols, dw, to);
       }
     });
   };
   constexpr std::true_type yes;
   constexpr std::false_type no;
-  if (dw && dtable && replaced) pull(yes, yes, yes);
-  else if (dw && dtable) pull(yes, yes, no);
-  else if (dw) pull(yes, no, no);
-  else if (dtable && replaced) pull(no, yes, yes);
-  else if (dtable) pull(no, yes, no);
+  constexpr std::integral_constant<into, into::add> add;
+  constexpr std::integral_constant<into, into::replace> replace;
+  if (dw && dtable && mode == into::replace) pull(yes, yes, replace);
+  else if (dw && dtable) pull(yes, yes, add);
+  else if (dw) pull(yes, no, add);
+  else if (dtable && mode == into::replace) pull(no, yes, replace);
+  else if (dtable) pull(no, yes, add);
 }
 
 /// `put(begin, n, total)` for strips of columns: total[c] = w sum over rows of x[., begin + c], in blocks of 256 as products sum.
@@ -330,13 +347,13 @@ void mix_evenly(Queue& q, index_t rows, Real w, const Real* table, index_t label
     for (index_t r = 0; r < rows; ++r) std::memcpy(e + r * cols + begin, total, static_cast<std::size_t>(n) * sizeof(Real));
   });
 }
-/// Every row of dtable += or, `replaced`, = w (sum of the rows of de).
+/// Every row of dtable += or = w (sum of the rows of de).
 template <class Queue, class Real>
-void mix_evenly_pullback(Queue& q, index_t rows, Real w, const Real* de, index_t labels, index_t cols, Real* dtable, bool replaced) {
+void mix_evenly_pullback(Queue& q, index_t rows, Real w, const Real* de, index_t labels, index_t cols, Real* dtable, into mode) {
   sum_rows(q, w, de, rows, cols, [=](index_t begin, index_t n, const Real* total) {
     for (index_t l = 0; l < labels; ++l) {
       Real* __restrict row = dtable + l * cols + begin;
-      if (replaced) std::memcpy(row, total, static_cast<std::size_t>(n) * sizeof(Real));
+      if (mode == into::replace) std::memcpy(row, total, static_cast<std::size_t>(n) * sizeof(Real));
       else
         for (index_t c = 0; c < n; ++c) row[c] += total[c];
     }
