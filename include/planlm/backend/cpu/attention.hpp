@@ -24,7 +24,7 @@ struct attention_head {
 inline constexpr index_t query_tile = 64;
 
 /// Values of scratch memory that a tile needs, without the products' own.
-constexpr index_t attention_scratch(index_t longest, index_t tiles) { return tiles * query_tile * longest + query_tile; }
+constexpr index_t attention_scratch(index_t longest, index_t tiles) { return tiles * query_tile * longest; }
 
 /// y (rows, width) with row stride y_stride; lse with stride lse_stride.
 template <class Products, class T>
@@ -54,7 +54,7 @@ void attention_forward(const attention_head<T>& head, T* y, index_t y_stride, T*
   }
 }
 
-/// Adds to dq, dk, dv (row stride head.stride). `p` and `dp` are tiles of query_tile x T, `delta` has query_tile values.
+/// Adds to dq, dk, dv (row stride head.stride). `p` and `dp` are tiles of query_tile x T.
 template <class Products, class T>
 void attention_backward(const attention_head<T>& head, const T* y, const T* dy, index_t y_stride, const T* lse, index_t lse_stride,
                         T* dq, T* dk, T* dv, T* p, T* dp, void* scratch) {
@@ -64,13 +64,17 @@ void attention_backward(const attention_head<T>& head, const T* y, const T* dy, 
     const operand<const T> q{head.q + begin * ld, m, d, ld, 1}, g{dy + begin * y_stride, m, d, y_stride, 1};
     Products::template multiply<T>(1, q, {head.k, d, keys, 1, ld}, {p, m, keys, keys, 1}, nullptr, into::replace, scratch);
     Products::template multiply<T>(1, g, {head.v, d, keys, 1, ld}, {dp, m, keys, keys, 1}, nullptr, into::replace, scratch);
+    // <P, dP> of each row. Rows of y lie far apart and come from memory: in a loop of their own their loads wait together.
+    T inner[query_tile];
+    const serial_team team;
+    for (index_t r = 0; r < m; ++r) {
+      const T *out = y + (begin + r) * y_stride, *dout = dy + (begin + r) * y_stride;
+      inner[r] = team.sum<T>(d, [=](index_t i) { return out[i] * dout[i]; });
+    }
     for (index_t r = 0; r < m; ++r) {
       T *row = p + r * keys, *drow = dp + r * keys;
-      const T scale = head.scale, log_total = lse[(begin + r) * lse_stride];
+      const T scale = head.scale, log_total = lse[(begin + r) * lse_stride], delta = inner[r];
       const index_t n = head.causal ? begin + r + 1 : keys;
-      const T *out = y + (begin + r) * y_stride, *dout = dy + (begin + r) * y_stride;
-      const serial_team team;
-      const T delta = team.sum<T>(d, [=](index_t i) { return out[i] * dout[i]; });  // = <P, dP> of the row
       team.for_each(n, [=](index_t i) {
         const T w = math::exp(scale * row[i] - log_total);
         row[i] = w;
