@@ -40,13 +40,21 @@ struct serial_team {
   /// n >= 1.
   template <class T, class F>
   PLANLM_HD T max(index_t n, F f) const {
-    T lane[lanes];
+    constexpr index_t chains = 4 * lanes;  // a comparison waits for the one before: four vectors of them take turns
+    T lane[chains];
     const T first = f(0);
-    for (index_t l = 0; l < lanes; ++l) lane[l] = first;
-    const index_t full = n - n % lanes;
-    for (index_t i = 0; i < full; i += lanes)
-      for (index_t l = 0; l < lanes; ++l) {
+    for (index_t l = 0; l < chains; ++l) lane[l] = first;
+    index_t full = n - n % chains;
+    for (index_t i = 0; i < full; i += chains)
+      for (index_t l = 0; l < chains; ++l) {
         const T v = f(i + l);
+        lane[l] = v > lane[l] ? v : lane[l];
+      }
+    for (index_t l = 0; l < lanes; ++l)
+      for (index_t c = 1; c < 4; ++c) lane[l] = lane[c * lanes + l] > lane[l] ? lane[c * lanes + l] : lane[l];
+    for (const index_t rest = n - n % lanes; full < rest; full += lanes)
+      for (index_t l = 0; l < lanes; ++l) {
+        const T v = f(full + l);
         lane[l] = v > lane[l] ? v : lane[l];
       }
     for (index_t i = full; i < n; ++i) {
