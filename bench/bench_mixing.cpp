@@ -5,8 +5,8 @@
 /// The gradient of the table is written, not added to (into::replace), as the peer's, which has none before. Training in this library adds to
 /// gradients that are zeroed once a step: top5_adding is top5 that way, with the zeroing, and so is its peer.
 ///
-/// Cases are POLICY/SIZE: full (softmax), top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; `products` are
-/// the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns with one of them
+/// Cases are POLICY/SIZE: full (softmax), top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle;
+/// `products` are the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns with one of them
 /// replaced, K64 (labels), S64 (sentences), C64 (columns), or all three, S64xK64xC64. Inputs are the hashed arrays of bench/peers/README.md;
 /// bench/peers/mixing.py does the same work. Checks: `loss` is <e, de>; `score_gradient`, `table_gradient` are Euclidean norms, 0 where no
 /// gradient flows, `norm` that of both. FLOP and bytes are what the policy cannot do without, not what is done.
@@ -105,7 +105,8 @@ void mixing(benchmark::State& state, int threads, const shape& n, const needs& w
   for (auto _ : state) step();
   auto scope = o.cx.scope();
   auto [e, pullback] = o.layer(o.cx, o.theta.weights, o.logits(), mix);
-  const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads, into::replace);
+  if (what.adds) o.theta.zero_grads(o.cx);
+  const const_tensor<B> dz = pullback(o.gradient(), o.theta.grads, what.adds ? into::add : into::replace);
   double loss = 0;
   for (index_t i = 0; i < e.size(); ++i) loss += double(e.data[i]) * double(o.de[i]);
   const double scores = dz ? squares(dz) : 0, table = squares(o.theta.grads.table);

@@ -49,7 +49,7 @@ TEST_CASE("segments side by side have the bits of segments one by one, at length
       const numbers u = testing::normal_values<double>(n + 3, 72);
       const int last = static_cast<int>(n);
       const auto run = [&](const auto& launch) {
-        numbers du(u.size(), NAN), kept(3 * u.size(), NAN), sums(2, NAN);
+        numbers du(u.size(), NAN), kept(ops::kernel::sub_trajectory_balance<steps>::kept_of_point * u.size(), NAN), sums(2, NAN);
         std::vector<ops::kernel::balance_segment> segments(ops::kernel::most_segments);
         const steps s{u.data(), n + 3, du.data()};
         launch(ops::kernel::sub_trajectory_balance<steps>{s, &last, kept.data(), segments.data(), sums.data(), n + 3, lambda});

@@ -307,24 +307,28 @@ TEST_CASE("a token that is excluded costs infinity unless it weighs nothing, and
 TEST_CASE("a row without a distribution has values NaN and gradient 0, with and without a floor; an excluded token's gradient is 0, not -0") {
   using B = cpu<double>;
   context<B> cx;
-  const std::vector<int> tokens{1, 1, 1, 1};
-  const numbers w{0, 0, 0, 1};
-  for (const double floor : {0.0, 1e-8, 1e-300}) {
-    CAPTURE(floor);
-    const numbers z{-infinity, -infinity, -infinity, 0, 1, infinity, 0, std::nan(""), 1, -infinity, 0, 3};
-    const auto l = read(cx, ops::token_objective<B>(cx, const_tensor<B>(z.data(), 4, 3), indices<B>(tokens.data(), 4),
-                                                    {.likelihood = values_of(cx, w), .uniform_entropy = 0.5, .probability_floor = floor}));
-    for (std::size_t r = 0; r < 3; ++r) {
-      CAPTURE(r);
-      CHECK(std::isnan(l.nll[r]));
-      CHECK(std::isnan(l.entropy[r]));
-      for (std::size_t i = 0; i < 3; ++i) CHECK(l.gradient[3 * r + i] == 0);
-    }
-    CHECK(l.gradient[9] == 0);
-    CHECK(!std::signbit(l.gradient[9]));
-    CHECK(std::isfinite(l.gradient[10]));
-    CHECK(l.gradient[11] > 0);
-  }
+  const std::vector<int> tokens{1, 1, 0, 1, 0};
+  const double nan_value = std::nan("");
+  const numbers z{-infinity, -infinity, -infinity, 0, 1, infinity, 0, nan_value, 1, -infinity, 0, 3, -infinity, 0, 3};
+  for (const double floor : {0.0, 1e-8, 1e-300})
+    for (const double bonus : {0.0, 0.5})
+      for (const double weight : {0.0, 1.0}) {
+        CAPTURE(floor, bonus, weight);
+        const auto l = read(cx, ops::token_objective<B>(cx, const_tensor<B>(z.data(), 5, 3), indices<B>(tokens.data(), 5),
+                                                        {.uniform_likelihood = weight, .uniform_entropy = bonus, .probability_floor = floor}));
+        for (std::size_t r = 0; r < 3; ++r) {
+          CAPTURE(r);
+          CHECK(std::isnan(l.nll[r]));
+          CHECK(std::isnan(l.entropy[r]));
+          for (std::size_t i = 0; i < 3; ++i) CHECK(l.gradient[3 * r + i] == 0);
+        }
+        for (const std::size_t excluded : {9u, 12u}) {
+          CHECK(l.gradient[excluded] == 0);
+          CHECK(!std::signbit(l.gradient[excluded]));
+        }
+        for (std::size_t i = 9; i < 15; ++i) CHECK(std::isfinite(l.gradient[i]));
+        CHECK((l.gradient[11] != 0) == (bonus != 0 || weight != 0));
+      }
 }
 
 TEST_CASE("F28: a frozen table changes no bit, threads change none, and a second run changes none") {

@@ -77,11 +77,18 @@ struct token_objective {
 
  private:
   PLANLM_HD index_t chosen(index_t r) const { return token[r] < cols ? token[r] : cols - 1; }
+  /// NaN says that there is none; its gradient would spoil every parameter.
+  template <class Team>
+  PLANLM_HD void without_distribution(const Team& team, index_t r, T* row) const {
+    if (team.leader()) nll[r] = entropy[r] = A(NAN);
+    team.for_each(cols, [=](index_t i) { row[i] = T(A(0)); });
+  }
   /// Keep: one exponential a logit instead of three; the entropy's gradient needs the logits again.
   template <bool Keep, class Team>
   PLANLM_HD void exact(const Team& team, index_t r, T* row, A w, A h) const {
     const A given = A(row[chosen(r)]);
     const row_softmax<A> s = softmax_of_row<Keep>(team, row, cols);
+    if (!s.distribution()) return without_distribution(team, r, row);
     const double log_whole = ::log(s.whole);
     const A of_row = s.entropy(log_whole);
     if (team.leader()) {
@@ -97,11 +104,7 @@ struct token_objective {
     const A given = A(row[at]), least = floor;
     const row_softmax<A> s = softmax_of_row<false>(team, row, n);
     const A inverse = A(1 / s.whole), top = s.top, a = given - top > A(-INFINITY) ? w : A(0);
-    if (!s.distribution()) {  // of no use, but bounded: values NaN, no gradient
-      if (team.leader()) nll[r] = entropy[r] = A(NAN);
-      team.for_each(n, [=](index_t i) { row[i] = A(0) - (i == at ? a : A(0)); });
-      return;
-    }
+    if (!s.distribution()) return without_distribution(team, r, row);
     // An element of the row stays its lane's own: nobody has to wait for another.
     constexpr bool keep = std::is_same_v<T, A>;  // else probabilities are computed again rather than rounded
     const auto probability = [=](index_t i) { return math::exp(A(row[i]) - top) * inverse; };
@@ -124,7 +127,7 @@ struct token_objective {
     }
     team.for_each(n, [=](index_t i) {
       const A p = kept(i);  // where it is 0 the gradient is 0 (not -0) without a branch: the logarithm is the floor's at least
-      row[i] = (i == at ? -a : A(0)) + p * (a + h * (math::log(p + least) - mean));
+      row[i] = (i == at ? A(0) - a : A(0)) + p * (a + h * (math::log(p + least) - mean));
     });
   }
 };

@@ -12,8 +12,8 @@ namespace planlm {
 
 /// u = gate(c W^T + b): one plan per sentence.   [2404.00614, section on the adapter]
 ///   c (S, label width) -> u (S, columns),  W (columns, label width), b (columns)
-///   pullback(du, g, dc, mode): dW += dv^T c, db += sums of dv;  dc += dv W, or = by mode, unless it is empty, so that layers sum up over one table that they
-///   share: label_mixture gives c once, its pullback runs once.
+///   pullback(du, g, dc, mode): dW += dv^T c, db += sums of dv;  dc += dv W (with into::replace =) unless it is empty. So layers sum up
+///   over one table that they share: label_mixture gives c once, its pullback runs once.
 /// Columns are the width of the language model, P times that where a sentence has P rows of its own (plan_rows.hpp), and the gate's logits.
 /// Errors: shape_error if c is not label width wide, or the gate not as wide as the adapter.
 template <Backend B, class Gate = no_gate<B>>
