@@ -6,8 +6,8 @@
 /// gradients that are zeroed once a step: top5_adding is top5 that way, with the zeroing, and so is its peer.
 ///
 /// Cases are POLICY/SIZE: full (softmax), top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle;
-/// `products` are the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns with one of them
-/// replaced, K64 (labels), S64 (sentences), C64 (columns), or all three, S64xK64xC64. Inputs are the hashed arrays of bench/peers/README.md;
+/// `products` are the three products of the mixture alone, into memory that is there. A size is 512 sentences, 1024 labels, 768 columns
+/// with one of them replaced, K64 (labels), S64 (sentences), C64 (columns), or all three, S64xK64xC64. Inputs are the hashed arrays of bench/peers/README.md;
 /// bench/peers/mixing.py does the same work. Checks: `loss` is <e, de>; `score_gradient`, `table_gradient` are Euclidean norms, 0 where no
 /// gradient flows, `norm` that of both. FLOP and bytes are what the policy cannot do without, not what is done.
 #include "case.hpp"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The label mixtures of bench/bench_mixing.cpp in PyTorch, forward and backward, by autograd; peer.py says how it is called.
 
-POLICY/SIZE: full, top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; products are the three bare products,
-into memory that is there already. SIZE: 512 sentences, 1024 labels, 768 columns with one of them replaced, K64, S64, C64, or S64xK64xC64.
+POLICY/SIZE: full, top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform, fixed, oracle; products are the three
+bare products, into memory that is there already. SIZE: 512 sentences, 1024 labels, 768 columns with one of them replaced, K64, S64, C64, or S64xK64xC64.
 README.md gives the formulas of the inputs.
 
 Each policy is written as PyTorch does it best: labels that have all weight are rows of the table (`embedding`), not one-hot products. top5 is
@@ -66,10 +66,6 @@ def top5(s, table):
     return F.embedding_bag(at, table, mode="sum", per_sample_weights=torch.softmax(values, -1))
 
 
-def top5_adding(s, table):
-    return top5(s, table)
-
-
 def chosen_of(s, p):
     """One-hot of the largest score forward, p backward."""
     return torch.zeros_like(s).scatter(-1, s.argmax(-1, keepdim=True), 1.0) - p.detach() + p
@@ -114,8 +110,9 @@ def oracle(s, table, label):
     return F.embedding(label, table)
 
 
-POLICIES = {f.__name__: f for f in (full, top5_dense, top5_gathered, top5, top5_adding, gumbel, gumbel_hard, straight_through, hard, sampled, uniform,
+POLICIES = {f.__name__: f for f in (full, top5_dense, top5_gathered, top5, gumbel, gumbel_hard, straight_through, hard, sampled, uniform,
                                     fixed, oracle)}
+POLICIES["top5_adding"] = top5  # its step differs, not its mixture
 WITHOUT_GRADIENT = ("hard", "sampled", "uniform", "fixed", "oracle")  # of the scores
 
 
